@@ -1,0 +1,145 @@
+// Package fencedlog is the log between two stages: one JetStream stream, many writers, each of
+// which is alone.
+//
+// It guarantees that what a writer appends is in the log once and in order, whatever is killed:
+// the message itself carries the input position that it covers, so it is the commit; and every
+// append asserts the writer's fence, so that a writer which another has replaced is refused by the
+// server. Whenever the fate of an append is unknown, the fence is taken anew, the last message of
+// the subject is read and compared, and only then does the writer go on. Recovery, take-over and
+// retry are that one path.
+//
+// It does not guarantee that JetStream keeps what it acknowledged through a power loss: Verify
+// tells when the tail of a log was lost.
+package fencedlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Log names the log of one stage of a pipeline.
+type Log struct {
+	Pipeline string // id of the pipeline
+	Stage    string // ingest, dedup, dlq
+}
+
+// Stages whose logs a pipeline may have.
+const (
+	Ingest      = "ingest"
+	Dedup       = "dedup"
+	DeadLetters = "dlq"
+)
+
+// Stream is the name of the log's JetStream stream.
+func (l Log) Stream() string { return "sluice_" + l.Pipeline + "_" + l.Stage }
+
+// Subject is where a writer's messages for a lane go.
+func (l Log) Subject(lane int, writer string) string {
+	return l.prefix() + strconv.Itoa(lane) + "." + writer
+}
+
+// LaneFilter matches the messages of all writers for a lane.
+func (l Log) LaneFilter(lane int) string { return l.prefix() + strconv.Itoa(lane) + ".*" }
+
+// AllFilter matches everything in the log, fences too.
+func (l Log) AllFilter() string { return l.prefix() + ">" }
+
+func (l Log) fence(writer string) string { return l.prefix() + "fence." + writer }
+
+func (l Log) fenceFilter() string { return l.prefix() + "fence.*" }
+
+func (l Log) prefix() string { return "sluice." + l.Pipeline + "." + l.Stage + "." }
+
+// Limits bound a log. A full log refuses appends; its writers wait, and Kafka holds the rest.
+type Limits struct {
+	MaxBytes int64 // 0: no bound but the server's
+	Replicas int   // 0: one
+}
+
+// Ensure makes the log's stream if it is not there, and brings its limits up to date.
+func Ensure(ctx context.Context, js jetstream.JetStream, l Log, limits Limits) error {
+	maxBytes := limits.MaxBytes
+	if maxBytes <= 0 {
+		maxBytes = -1
+	}
+	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        l.Stream(),
+		Description: "log of stage " + l.Stage + " of pipeline " + l.Pipeline,
+		Subjects:    []string{l.AllFilter()},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     jetstream.FileStorage,
+		Discard:     jetstream.DiscardNew,
+		MaxBytes:    maxBytes,
+		Replicas:    max(1, limits.Replicas),
+		// Reads that recover a writer must come from the leader: no direct gets.
+		AllowDirect: false,
+	})
+	if err != nil {
+		return fmt.Errorf("make stream %s: %w", l.Stream(), err)
+	}
+	return nil
+}
+
+// Remove removes the log's stream with all that is in it. It is no error when there is none.
+func Remove(ctx context.Context, js jetstream.JetStream, l Log) error {
+	err := js.DeleteStream(ctx, l.Stream())
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove stream %s: %w", l.Stream(), err)
+	}
+	return nil
+}
+
+// ErrTailLost says that a log no longer holds what a checkpoint has covered: JetStream lost its
+// tail (a power loss, an older copy put back).
+var ErrTailLost = errors.New("the log lost its tail")
+
+// Verify checks that the log still holds what was covered: that it reaches to sequence, and that
+// the message there, if it was not purged, is the one stored at the given server time. Sequences
+// are used again after a tail loss, so the number alone proves nothing.
+func Verify(ctx context.Context, js jetstream.JetStream, l Log, sequence uint64, at time.Time) error {
+	if sequence == 0 {
+		return nil
+	}
+	stream, err := js.Stream(ctx, l.Stream())
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.Stream(), err)
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("verify %s: %w", l.Stream(), err)
+	}
+	if info.State.LastSeq < sequence {
+		return fmt.Errorf("%w: %s ends at sequence %d, covered is %d", ErrTailLost, l.Stream(), info.State.LastSeq, sequence)
+	}
+	msg, err := stream.GetMsg(ctx, sequence)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("verify %s: read sequence %d: %w", l.Stream(), sequence, err)
+	}
+	if !msg.Time.Equal(at) {
+		return fmt.Errorf("%w: sequence %d of %s was stored at %s, covered was the one of %s", ErrTailLost, sequence, l.Stream(), msg.Time.UTC(), at.UTC())
+	}
+	return nil
+}
+
+// laneOf returns the lane and the writer of a subject.
+func (l Log) laneOf(subject string) (lane int, writer string, ok bool) {
+	rest, ok := strings.CutPrefix(subject, l.prefix())
+	if !ok {
+		return 0, "", false
+	}
+	laneText, writer, ok := strings.Cut(rest, ".")
+	if !ok {
+		return 0, "", false
+	}
+	lane, err := strconv.Atoi(laneText)
+	return lane, writer, err == nil
+}

@@ -1,0 +1,65 @@
+package fencedlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pinnedMessages is how far a writer's old fence may hold back the purge of the others' messages
+// before those are purged one writer at a time, which costs the server more.
+const pinnedMessages = 256
+
+// Purge removes what no reader needs any more: everything before the stream sequence keep. A
+// writer's last fence stays, and so do its messages after it: together they are its position.
+func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) error {
+	if keep <= 1 {
+		return nil
+	}
+	stream, err := js.Stream(ctx, l.Stream())
+	if err != nil {
+		return fmt.Errorf("purge %s: %w", l.Stream(), err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.fenceFilter()))
+	if err != nil {
+		return fmt.Errorf("purge %s: list fences: %w", l.Stream(), err)
+	}
+	if keep <= info.State.FirstSeq {
+		return nil
+	}
+	fences := make(map[string]uint64, len(info.State.Subjects))
+	oldest := keep
+	for subject := range info.State.Subjects {
+		msg, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("purge %s: read fence: %w", l.Stream(), err)
+		}
+		fences[strings.TrimPrefix(subject, l.fence(""))] = msg.Sequence
+		oldest = min(oldest, msg.Sequence)
+	}
+	if oldest > info.State.FirstSeq {
+		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(oldest)); err != nil {
+			return fmt.Errorf("purge %s below %d: %w", l.Stream(), oldest, err)
+		}
+	}
+	if keep-oldest < pinnedMessages {
+		return nil
+	}
+	for writer, fence := range fences {
+		upTo := min(keep, fence)
+		if upTo <= oldest {
+			continue
+		}
+		// The filter matches the writer's fences, too, but all that lie before upTo are old ones.
+		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(l.prefix()+"*."+writer), jetstream.WithPurgeSequence(upTo)); err != nil {
+			return fmt.Errorf("purge %s of writer %s below %d: %w", l.Stream(), writer, upTo, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,343 @@
+package fencedlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// positionHeader carries the input position that a message covers.
+	positionHeader = "Sluice-Position"
+	// sessionHeader tells whose fence it is: one value for each Open.
+	sessionHeader = "Sluice-Session"
+	// attemptTimeout bounds one request; what is then unknown is found out by recovery.
+	attemptTimeout = 5 * time.Second
+	firstBackoff   = 20 * time.Millisecond
+	lastBackoff    = 2 * time.Second
+)
+
+// ErrFenced says that another has become the writer. The writer is of no further use.
+var ErrFenced = errors.New("fenced: another instance is the writer now")
+
+// Options of a writer.
+type Options struct {
+	// Lanes that the writer appends to; their last messages are read when it opens.
+	Lanes []int
+	// Wait is told each time that an append has to be repeated, and nil when it went through
+	// after that. May be nil.
+	Wait func(error)
+}
+
+// Last is the last message of a writer in a lane.
+type Last struct {
+	Sequence uint64
+	Time     time.Time
+	Position string
+	Data     []byte
+}
+
+// Recovered is what the log says of a writer's past.
+type Recovered struct {
+	// Body of the writer's last fence: the positions that were settled then; nil for a new writer.
+	Body []byte
+	// Last message by lane. A lane without one has none since the log was last purged, which is
+	// never later than the fence.
+	Last map[int]Last
+}
+
+// Writer appends to a log as one deterministic producer. Its methods may be called concurrently,
+// but each lane by one goroutine at a time: with a single append in flight per lane, the last
+// message is either that append or the one before it.
+type Writer struct {
+	js      jetstream.JetStream
+	log     Log
+	name    string
+	session string
+	wait    func(error)
+
+	unsettled atomic.Int64 // bytes appended since the last Settle
+
+	mu    sync.Mutex
+	fence uint64 // guarded by mu; sequence of our last fence message
+	body  []byte // guarded by mu; body of our last fence message
+	lost  bool   // guarded by mu; another took the fence
+}
+
+// Open becomes the writer of that name and fences off the one before. It waits while JetStream or
+// the stream is not there, until ctx ends.
+func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, opts Options) (*Writer, Recovered, error) {
+	w := &Writer{js: js, log: log, name: writer, session: nuid.Next(), wait: opts.Wait}
+	if w.wait == nil {
+		w.wait = func(error) {}
+	}
+	var rec Recovered
+	err := w.retry(ctx, func(ctx context.Context) error {
+		// A crash after this leaves a fence that nobody holds: the next one to open replaces it.
+		seq, body, err := w.take(ctx, nil, true)
+		if err != nil {
+			return fmt.Errorf("take the fence of %s in %s: %w", writer, log.Stream(), err)
+		}
+		w.mu.Lock()
+		w.fence, w.body = seq, body
+		w.mu.Unlock()
+		// Only now: whatever the writer before us had in flight is either in or refused.
+		rec = Recovered{Body: body, Last: make(map[int]Last, len(opts.Lanes))}
+		for _, lane := range opts.Lanes {
+			last, err := w.last(ctx, lane)
+			if err != nil {
+				return err
+			}
+			if last.Sequence != 0 {
+				rec.Last[lane] = last
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, Recovered{}, err
+	}
+	return w, rec, nil
+}
+
+// Append appends a message that covers the input up to position and returns its sequence. It
+// returns once the message is in the log, however long JetStream is away, or with ErrFenced, or
+// when ctx ends; then the fate of the message is unknown and the next Open will tell.
+func (w *Writer) Append(ctx context.Context, lane int, position string, data []byte) (uint64, error) {
+	msg := nats.NewMsg(w.log.Subject(lane, w.name))
+	msg.Data = data
+	msg.Header.Set(positionHeader, position)
+	var (
+		appended uint64
+		suspect  uint64 // fence of an attempt whose fate is unknown
+		unknown  bool
+	)
+	err := w.retry(ctx, func(ctx context.Context) error {
+		if unknown {
+			// Whoever of our goroutines comes first takes the fence anew; from then on a late
+			// copy of the message cannot get in, and the lane's last message tells.
+			if err := w.retake(ctx, suspect); err != nil {
+				return err
+			}
+			last, err := w.last(ctx, lane)
+			if err != nil {
+				return err
+			}
+			if last.Position == position {
+				appended = last.Sequence
+				return nil
+			}
+			unknown = false
+		}
+		fence, err := w.held()
+		if err != nil {
+			return err
+		}
+		ack, err := w.publish(ctx, msg, fence, w.log.fence(w.name))
+		if err != nil {
+			unknown, suspect = !refusedForNow(err), fence
+			return err
+		}
+		appended = ack.Sequence
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("append to lane %d of %s: %w", lane, w.log.Stream(), err)
+	}
+	w.unsettled.Add(int64(len(data)))
+	return appended, nil
+}
+
+// Unsettled is how many bytes were appended since the last Settle. They cannot be purged: settle
+// every few megabytes, or a log with a limit fills up with what nobody needs.
+func (w *Writer) Unsettled() int64 { return w.unsettled.Load() }
+
+// Settle writes body into a new fence of this writer: the positions up to which everything is in
+// the log. What lies before the fence may then be purged. Like Append it returns only when it is
+// done, or fenced, or ctx ends.
+func (w *Writer) Settle(ctx context.Context, body []byte) error {
+	err := w.retry(ctx, func(ctx context.Context) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.lost {
+			return ErrFenced
+		}
+		seq, _, err := w.take(ctx, body, false)
+		if err != nil {
+			return err
+		}
+		w.fence, w.body = seq, body
+		return nil
+	})
+	if err == nil {
+		w.unsettled.Store(0)
+	}
+	if err != nil {
+		return fmt.Errorf("settle %s in %s: %w", w.name, w.log.Stream(), err)
+	}
+	return nil
+}
+
+func (w *Writer) held() (uint64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lost {
+		return 0, ErrFenced
+	}
+	return w.fence, nil
+}
+
+// retake takes the fence anew unless it was since the caller read it.
+func (w *Writer) retake(ctx context.Context, seen uint64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lost {
+		return ErrFenced
+	}
+	if w.fence != seen {
+		return nil
+	}
+	seq, _, err := w.take(ctx, w.body, false)
+	if err != nil {
+		return err
+	}
+	w.fence = seq
+	return nil
+}
+
+// take publishes a new fence after the last one. A first take replaces anybody's and keeps that
+// one's body; a later one only our own: if the last fence is another's, we were replaced.
+// For a later take mu is held.
+func (w *Writer) take(ctx context.Context, body []byte, first bool) (uint64, []byte, error) {
+	subject := w.log.fence(w.name)
+	var before uint64
+	stream, err := w.js.Stream(ctx, w.log.Stream())
+	if err != nil {
+		return 0, nil, err
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		if !first {
+			// Our own fence is gone: the log lost its tail. Start over from what it still holds.
+			w.lost = true
+			return 0, nil, fmt.Errorf("%w: the fence is gone from the log", ErrFenced)
+		}
+	case err != nil:
+		return 0, nil, err
+	default:
+		before = msg.Sequence
+		if first {
+			body = msg.Data
+		} else if msg.Header.Get(sessionHeader) != w.session {
+			w.lost = true
+			return 0, nil, ErrFenced
+		}
+	}
+	claim := nats.NewMsg(subject)
+	claim.Data = body
+	claim.Header.Set(sessionHeader, w.session)
+	ack, err := w.publish(ctx, claim, before, subject)
+	if err != nil {
+		// Another take, or an answer that got lost: the next attempt reads what is there now.
+		return 0, nil, err
+	}
+	return ack.Sequence, body, nil
+}
+
+func (w *Writer) publish(ctx context.Context, msg *nats.Msg, fence uint64, fenceSubject string) (*jetstream.PubAck, error) {
+	// No retries by the client: they could reorder, and we must know of every lost answer.
+	return w.js.PublishMsg(ctx, msg, jetstream.WithRetryAttempts(0),
+		jetstream.WithExpectLastSequenceForSubject(fence, fenceSubject))
+}
+
+func (w *Writer) last(ctx context.Context, lane int) (Last, error) {
+	stream, err := w.js.Stream(ctx, w.log.Stream())
+	if err != nil {
+		return Last{}, err
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, w.log.Subject(lane, w.name))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Last{}, nil
+	}
+	if err != nil {
+		return Last{}, fmt.Errorf("read the last message of %s: %w", w.log.Subject(lane, w.name), err)
+	}
+	return Last{Sequence: msg.Sequence, Time: msg.Time, Position: msg.Header.Get(positionHeader), Data: msg.Data}, nil
+}
+
+// retry calls attempt until it succeeds, is fenced, or ctx ends.
+func (w *Writer) retry(ctx context.Context, attempt func(context.Context) error) error {
+	waited := false
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+		attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		err := attempt(attemptCtx)
+		cancel()
+		switch {
+		case err == nil:
+			if waited {
+				w.wait(nil)
+			}
+			return nil
+		case errors.Is(err, ErrFenced):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case permanent(err):
+			return err
+		}
+		waited = true
+		w.wait(err)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// Codes of the JetStream API that the client has no names for.
+const (
+	codeInsufficientResources  jetstream.ErrorCode = 10023
+	codeStorageExceeded        jetstream.ErrorCode = 10047
+	codeStreamStoreFailed      jetstream.ErrorCode = 10077 // carries "maximum bytes exceeded" and the like
+	codeMemoryExceeded         jetstream.ErrorCode = 10028
+	codeTooManyRequests        jetstream.ErrorCode = 10167
+	codeStreamMessageTooLarge                      = jetstream.JSErrCodeStreamMessageExceedsMaximum
+	codeAccountResourcesExceed jetstream.ErrorCode = 10002
+)
+
+// refusedForNow tells that the server has definitely not stored the message, for a reason that
+// passes: the log or the disk is full, or it is busy.
+func refusedForNow(err error) bool {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch api.ErrorCode {
+	case codeInsufficientResources, codeStorageExceeded, codeMemoryExceeded, codeTooManyRequests,
+		codeAccountResourcesExceed:
+		return true
+	case codeStreamStoreFailed:
+		// A limit refuses before anything is written; of other failures to store we know nothing.
+		return strings.Contains(api.Description, "maximum")
+	}
+	return false
+}
+
+// permanent tells of an error that no repetition mends: the message itself is too large.
+func permanent(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == codeStreamMessageTooLarge {
+		return true
+	}
+	return errors.Is(err, nats.ErrMaxPayload)
+}
