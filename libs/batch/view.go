@@ -1,0 +1,282 @@
+// Package batch reads and writes event.v1.EventBatch, the unit that travels in the logs, without
+// copying what need not be copied: a View's fields point into the message.
+//
+// It guarantees that a View which Parse returned without error is consistent: every per-row field
+// has the length that rows demands, so that no reader of it can run out of bounds. It does not
+// look into the columns; package native checks those.
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+)
+
+// Format is the version of the layout that this package writes, and the newest that it reads.
+const Format = 1
+
+const (
+	// KeyBytes, TimeBytes, OffsetBytes and VersionBytes are the sizes of one row's entry.
+	KeyBytes     = 16
+	TimeBytes    = 8
+	OffsetBytes  = 4
+	VersionBytes = 8
+	// maxRows and maxColumnsSize bound what a hostile message can make a reader allocate.
+	maxRows        = 16 << 20
+	maxColumnsSize = 1 << 30
+)
+
+// ErrFormat says that a batch has a format that this version does not know.
+var ErrFormat = errors.New("unknown batch format")
+
+// View is an EventBatch whose bytes belong to the message that it was parsed from.
+type View struct {
+	Format         uint32
+	SchemaRevision uint64
+	Topic          []byte
+	TopicID        []byte
+	Partition      int32
+	FirstOffset    int64
+	LastOffset     int64
+	Rows           int
+	Keys           []byte // rows × KeyBytes, or empty
+	Times          []byte // rows × TimeBytes, or empty
+	Offsets        []byte // rows × OffsetBytes
+	Versions       []byte // rows × VersionBytes, or empty
+	Selection      []byte // bitmap, lowest bit first; empty = all
+	Selected       int
+	Compression    eventv1.Compression
+	ColumnsSize    int
+	Columns        []byte
+	ArrivalMS      int64
+	InputSequence  uint64
+	Tally          Tally
+	Traceparent    []byte
+	unknown        []byte // fields of a newer writer, passed on as they are
+}
+
+// Tally is event.v1.Tally without its pointers.
+type Tally struct {
+	Records, Tombstones, DeadLetters, Duplicates, Rows uint64
+}
+
+// Proto returns the tally as its message.
+func (t Tally) Proto() *eventv1.Tally {
+	return &eventv1.Tally{Records: t.Records, Tombstones: t.Tombstones, DeadLetters: t.DeadLetters, Duplicates: t.Duplicates, Rows: t.Rows}
+}
+
+// TallyOf is the reverse of Proto; a nil message is the zero tally.
+func TallyOf(m *eventv1.Tally) Tally {
+	return Tally{Records: m.GetRecords(), Tombstones: m.GetTombstones(), DeadLetters: m.GetDeadLetters(), Duplicates: m.GetDuplicates(), Rows: m.GetRows()}
+}
+
+// Parse reads a message into v, whose earlier content is lost. v is valid as long as data is.
+func (v *View) Parse(data []byte) error {
+	*v = View{unknown: v.unknown[:0]}
+	for rest := data; len(rest) > 0; {
+		number, wire, n := protowire.ConsumeTag(rest)
+		if n < 0 {
+			return fmt.Errorf("parse batch: %w", protowire.ParseError(n))
+		}
+		body := rest[n:]
+		var size int
+		switch wire {
+		case protowire.VarintType:
+			var x uint64
+			if x, size = protowire.ConsumeVarint(body); size >= 0 && !v.setVarint(number, x) {
+				v.unknown = append(v.unknown, rest[:n+size]...)
+			}
+		case protowire.BytesType:
+			var b []byte
+			if b, size = protowire.ConsumeBytes(body); size >= 0 {
+				known, err := v.setBytes(number, b)
+				if err != nil {
+					return fmt.Errorf("parse batch: field %d: %w", number, err)
+				}
+				if !known {
+					v.unknown = append(v.unknown, rest[:n+size]...)
+				}
+			}
+		default:
+			if size = protowire.ConsumeFieldValue(number, wire, body); size >= 0 {
+				v.unknown = append(v.unknown, rest[:n+size]...)
+			}
+		}
+		if size < 0 {
+			return fmt.Errorf("parse batch: field %d: %w", number, protowire.ParseError(size))
+		}
+		rest = body[size:]
+	}
+	return v.check()
+}
+
+func (v *View) setVarint(number protowire.Number, x uint64) bool {
+	switch number {
+	case 1:
+		v.Format = uint32(x)
+	case 2:
+		v.SchemaRevision = x
+	case 4:
+		v.Rows = int(min(x, maxRows+1))
+	case 10:
+		v.Selected = int(min(x, maxRows+1))
+	case 11:
+		v.Compression = eventv1.Compression(x)
+	case 12:
+		v.ColumnsSize = int(min(x, maxColumnsSize+1))
+	case 14:
+		v.ArrivalMS = int64(x)
+	case 15:
+		v.InputSequence = x
+	default:
+		return false
+	}
+	return true
+}
+
+func (v *View) setBytes(number protowire.Number, b []byte) (bool, error) {
+	switch number {
+	case 3:
+		return true, v.setKafka(b)
+	case 5:
+		v.Keys = b
+	case 6:
+		v.Times = b
+	case 7:
+		v.Offsets = b
+	case 8:
+		v.Versions = b
+	case 9:
+		v.Selection = b
+	case 13:
+		v.Columns = b
+	case 16:
+		return true, v.setTally(b)
+	case 17:
+		v.Traceparent = b
+	default:
+		return false, nil
+	}
+	return true, nil
+}
+
+func (v *View) setKafka(b []byte) error {
+	return eachField(b, func(number protowire.Number, x uint64, raw []byte) {
+		switch number {
+		case 1:
+			v.Topic = raw
+		case 2:
+			v.TopicID = raw
+		case 3:
+			v.Partition = int32(x)
+		case 4:
+			v.FirstOffset = int64(x)
+		case 5:
+			v.LastOffset = int64(x)
+		}
+	})
+}
+
+func (v *View) setTally(b []byte) error {
+	return eachField(b, func(number protowire.Number, x uint64, _ []byte) {
+		switch number {
+		case 1:
+			v.Tally.Records = x
+		case 2:
+			v.Tally.Tombstones = x
+		case 3:
+			v.Tally.DeadLetters = x
+		case 4:
+			v.Tally.Duplicates = x
+		case 5:
+			v.Tally.Rows = x
+		}
+	})
+}
+
+func eachField(b []byte, set func(number protowire.Number, x uint64, raw []byte)) error {
+	for len(b) > 0 {
+		number, wire, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		var size int
+		switch wire {
+		case protowire.VarintType:
+			var x uint64
+			if x, size = protowire.ConsumeVarint(b); size >= 0 {
+				set(number, x, nil)
+			}
+		case protowire.BytesType:
+			var raw []byte
+			if raw, size = protowire.ConsumeBytes(b); size >= 0 {
+				set(number, 0, raw)
+			}
+		default:
+			size = protowire.ConsumeFieldValue(number, wire, b)
+		}
+		if size < 0 {
+			return protowire.ParseError(size)
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// check makes sure that every per-row field has the length that the number of rows demands.
+func (v *View) check() error {
+	if v.Format == 0 || v.Format > Format {
+		return fmt.Errorf("%w: %d; this version reads up to %d", ErrFormat, v.Format, Format)
+	}
+	if v.Rows > maxRows || v.ColumnsSize > maxColumnsSize {
+		return fmt.Errorf("parse batch: %d rows, %d bytes of columns: more than a batch may have", v.Rows, v.ColumnsSize)
+	}
+	for _, field := range []struct {
+		name  string
+		have  int
+		each  int
+		empty bool
+	}{
+		{"keys", len(v.Keys), KeyBytes, true},
+		{"times", len(v.Times), TimeBytes, true},
+		{"offsets", len(v.Offsets), OffsetBytes, false},
+		{"versions", len(v.Versions), VersionBytes, true},
+	} {
+		if field.have != v.Rows*field.each && (!field.empty || field.have != 0) {
+			return fmt.Errorf("parse batch: %s has %d bytes for %d rows", field.name, field.have, v.Rows)
+		}
+	}
+	selected := v.Rows
+	if len(v.Selection) != 0 {
+		if len(v.Selection) != (v.Rows+7)/8 {
+			return fmt.Errorf("parse batch: selection has %d bytes for %d rows", len(v.Selection), v.Rows)
+		}
+		if tail := v.Rows % 8; tail != 0 && v.Selection[len(v.Selection)-1]>>tail != 0 {
+			return errors.New("parse batch: selection has bits beyond the last row")
+		}
+		selected = 0
+		for _, b := range v.Selection {
+			selected += bits.OnesCount8(b)
+		}
+	}
+	if selected != v.Selected {
+		return fmt.Errorf("parse batch: selection keeps %d rows, not %d as said", selected, v.Selected)
+	}
+	return nil
+}
+
+// Selects tells whether a row is still in.
+func (v *View) Selects(row int) bool {
+	return len(v.Selection) == 0 || v.Selection[row/8]>>(row%8)&1 == 1
+}
+
+// Offset is the Kafka offset of a row.
+func (v *View) Offset(row int) int64 {
+	b := v.Offsets[row*OffsetBytes:]
+	return v.FirstOffset + int64(uint32(b[0])|uint32(b[1])<<8|uint32(b[2])<<16|uint32(b[3])<<24)
+}
