@@ -1,0 +1,83 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+)
+
+const sinkField = "sink.clickhouse"
+
+func (c *checks) clickhouse(ch *controlv1.ClickHouseSink) {
+	if ch == nil {
+		return
+	}
+	for i, address := range ch.Addr {
+		c.hostPort(fmt.Sprintf("%s.addr[%d]", sinkField, i), address, "9000")
+	}
+	database, table, dotted := strings.Cut(ch.Table, ".")
+	switch {
+	case !dotted:
+	case ch.Database == "" && (database == "" || table == "" || strings.Contains(table, ".")):
+		c.add(sinkField+".table", ch.Table, "is not table or database.table",
+			"give database and table as two fields when a name has a dot in it")
+	case ch.Database != "" && database == ch.Database:
+		c.add(sinkField+".table", ch.Table, "names the database again", "give table: "+table)
+	}
+	c.tls(sinkField+".tls", ch.Tls)
+	for _, name := range slices.Sorted(maps.Keys(ch.Settings)) {
+		if slices.Contains(protocolSettings, name) {
+			c.add(fmt.Sprintf("%s.settings[%q]", sinkField, name), ch.Settings[name],
+				"belongs to the exactly-once protocol", "leave it out; Sluice sets it with every insert")
+		}
+	}
+}
+
+// protocolSettings decide whether a retried insert is recognised (docs/architecture.md, the sink).
+var protocolSettings = []string{
+	"async_insert",
+	"async_insert_deduplicate",
+	"deduplicate_insert",
+	"distributed_foreground_insert",
+	"insert_deduplicate",
+	"insert_deduplication_token",
+	"insert_distributed_sync",
+	"wait_for_async_insert",
+}
+
+func (c *checks) columns(p *controlv1.Pipeline) {
+	create := p.GetSink().GetClickhouse().GetCreateTable()
+	seen := map[string]int{}
+	for i, column := range p.Columns {
+		field := fmt.Sprintf("columns[%d]", i)
+		if column.GetName() == "" {
+			continue // said by the rules of the definition
+		}
+		if first, again := seen[column.Name]; again {
+			c.add(field+".name", column.Name, fmt.Sprintf("is already columns[%d]", first), "keep one of the two")
+		} else {
+			seen[column.Name] = i
+		}
+		if column.Type != "" && !create {
+			c.add(field+".type", column.Type, "is only used to make the table", "leave it out, or set sink.clickhouse.create_table: true")
+		}
+		c.from(field+".from", column.From)
+	}
+}
+
+// from checks a JSON path or Kafka metadata.
+func (c *checks) from(field, from string) {
+	path := Path(from)
+	switch _, _, metadata := Metadata(path); {
+	case from == "" || metadata:
+	case strings.HasPrefix(path, "$"):
+		c.add(field, from, "is no Kafka metadata", "give one of "+metadataNames)
+	default:
+		if what := pathProblem(path); what != "" {
+			c.add(field, from, what, "give the names of the fields joined by dots, such as user.address.city")
+		}
+	}
+}

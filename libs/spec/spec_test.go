@@ -1,0 +1,190 @@
+package spec_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/spec"
+)
+
+const minimal = `id: user-events
+source: {kafka: {brokers: [localhost:9092], topic: user-events}}
+dedup: {key: [event_id], window: 24h}
+sink: {clickhouse: {addr: [localhost:9000], table: user_events}}
+`
+
+const full = `id: orders
+source:
+  kafka:
+    brokers: [a:9093, "[::1]:9093"]
+    topic: orders
+    start: 2026-01-31T00:00:00Z
+    isolation: READ_UNCOMMITTED
+    tls: {ca_file: /ca.pem, cert_file: /c.pem, key_file: /k.pem}
+    sasl: {mechanism: SCRAM_SHA_512, username: u, password: {env: KAFKA_PASSWORD}}
+dedup: {key: [tenant, $.order.id], window: 7d, keep: LATEST, version: updated_at, time: at, missing_key: PASS}
+sink:
+  clickhouse:
+    addr: [localhost:9000, localhost:9001]
+    table: shop.orders
+    password: {file: /run/secrets/ch}
+    settings: {max_threads: "2"}
+    create_table: true
+columns:
+  - {name: city, from: user.address.city, type: String}
+  - {name: at_ms, from: $timestamp}
+  - {name: trace, from: $header.trace-id}
+lanes: 8
+batch: {rows: 1000, bytes: 1Mi, max_delay: 20ms}
+`
+
+func parse(t *testing.T, text string) *controlv1.Pipeline {
+	t.Helper()
+	p, err := spec.Parse("p.yaml", []byte(text))
+	require.NoError(t, err)
+	return p
+}
+
+func TestParseAndValidate(t *testing.T) {
+	for name, text := range map[string]string{"minimal": minimal, "full": full} {
+		t.Run(name, func(t *testing.T) {
+			p := parse(t, text)
+			require.NoError(t, spec.Validate(p))
+			require.NoError(t, spec.Validate(spec.WithDefaults(p)))
+		})
+	}
+}
+
+func TestParseJSON(t *testing.T) {
+	text := "{\r\n\t\"id\": \"a\",\n\t\"lanes\": 2, \"batch\": {\"bytes\": \"1024\", \"maxDelay\": \"1.500s\"},\n" +
+		"\t\"columns\": [{\"name\": \"\\ud83d\\ude00\\/\u2028\\ud800\"}]}"
+	p := parse(t, text)
+	require.Equal(t, "a", p.Id)
+	require.EqualValues(t, 1024, p.Batch.Bytes)
+	require.Equal(t, "1.5s", p.Batch.MaxDelay.AsDuration().String())
+	require.Equal(t, "😀/\u2028\ufffd", p.Columns[0].Name)
+}
+
+// TestParseErrors also shows that several errors come at once.
+func TestParseErrors(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown key", "id: a\nsoruce: {}\n", "p.yaml:2:1 unknown field \"soruce\""},
+		{"nested unknown key", "id: a\nsource:\n  kafka: {broker: [x:1]}\n", "p.yaml:3:11 unknown field \"broker\""},
+		{"repeated key", "id: a\nlanes: 2\nid: b\n", "p.yaml:3:1 key \"id\" again; it is already on line 1"},
+		{"repeated key in other spelling", "batch:\n  max_delay: 1s\n  maxDelay: 2s\n", "p.yaml:3:3 key \"maxDelay\" again"},
+		{"repeated setting", "sink: {clickhouse: {settings: {a: 1,\n a: 2}}}\n", "p.yaml:2:2 key \"a\" again"},
+		{"null text", "id: null\n", "p.yaml:1:5 null is not a value here"},
+		{"duration", "dedup:\n  window: 1 day\n", "p.yaml:2:11 duration \"1 day\" is not a number with a unit: write 500ms, 30s, 24h or 7d"},
+		{"enum", "dedup: {keep: NEWEST}\n", "p.yaml:1:15 unknown enum value \"NEWEST\""},
+		{"type", "lanes: many\n", "p.yaml:1:8 invalid integer"},
+		{"syntax", "id: [\n", "p.yaml: yaml: line 1"},
+		{"empty", "# nothing\n", "p.yaml: the specification is empty"},
+		{"two documents", "id: a\n---\nid: b\n", "p.yaml:2:1 a second document"},
+		{"list", "- id: a\n", "expected fields for sluice.control.v1.Pipeline, got sequence"},
+		{"line separator", "id: a\nlanes: 1\u2028\n", "p.yaml:2:9 a line separator"},
+		{"oneof twice", "sink: {clickhouse: {password: {env: A, file: b}}}\n", "already set for oneof"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, err := spec.Parse("p.yaml", []byte(c.text))
+			require.Nil(t, p)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+	_, err := spec.Parse("p.yaml", []byte("ids: a\nid: null\nlanes: x\nbatch: {max_delay: soon}\n"))
+	for _, position := range []string{":1:1 ", ":2:5 ", ":3:8 ", ":4:20 "} {
+		require.ErrorContains(t, err, "p.yaml"+position)
+	}
+}
+
+func TestParseDoesNotGrowWithSize(t *testing.T) {
+	_, err := spec.Parse("big", []byte(strings.Repeat("#", 5<<20)))
+	require.ErrorContains(t, err, "more than a specification can have")
+}
+
+func TestWithDefaults(t *testing.T) {
+	p := parse(t, minimal)
+	before := parse(t, minimal)
+	got := spec.WithDefaults(p)
+	require.Empty(t, cmp.Diff(before, p, protocmp.Transform()), "the argument stays as it is")
+
+	want := parse(t, `id: user-events
+source: {kafka: {brokers: [localhost:9092], topic: user-events, start: EARLIEST, isolation: READ_COMMITTED, group: sluice-user-events}}
+dedup: {key: [event_id], window: 24h, keep: FIRST, missing_key: DEAD_LETTER}
+sink: {clickhouse: {addr: [localhost:9000], database: default, table: user_events, username: default}}
+lanes: 4
+batch: {rows: 1000000, bytes: 67108864, max_delay: 500ms}
+`)
+	require.Empty(t, cmp.Diff(want, got, protocmp.Transform()))
+	require.Empty(t, cmp.Diff(got, spec.WithDefaults(got), protocmp.Transform()), "twice is once")
+
+	got = spec.WithDefaults(parse(t, full))
+	require.Equal(t, "shop", got.Sink.Clickhouse.Database)
+	require.Equal(t, "orders", got.Sink.Clickhouse.Table)
+	require.Equal(t, []string{"tenant", "order.id"}, got.Dedup.Key)
+	require.Empty(t, cmp.Diff(got, spec.WithDefaults(got), protocmp.Transform()), "twice is once")
+	require.NotNil(t, spec.WithDefaults(nil))
+
+	named := spec.WithDefaults(parse(t, "columns: [{name: a}]\nsink: {clickhouse: {database: d, table: x.y}}\n"))
+	require.Equal(t, "a", named.Columns[0].From)
+	require.Equal(t, "x.y", named.Sink.Clickhouse.Table, "a named database makes the dot part of the table's name")
+}
+
+func TestMarshal(t *testing.T) {
+	for name, text := range map[string]string{"minimal": minimal, "full": full} {
+		t.Run(name, func(t *testing.T) {
+			p := spec.WithDefaults(parse(t, text))
+			data, err := spec.Marshal(p)
+			require.NoError(t, err)
+			require.Empty(t, cmp.Diff(p, parse(t, string(data)), protocmp.Transform()))
+			golden(t, "marshal_"+name+".yaml", string(data))
+		})
+	}
+}
+
+func TestStages(t *testing.T) {
+	p := parse(t, minimal)
+	require.Equal(t, []string{"ingest", "dedup", "sink"}, spec.Stages(p))
+	require.Equal(t, "", spec.Upstream(p, spec.StageIngest))
+	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageDedup))
+	require.Equal(t, spec.StageDedup, spec.Upstream(p, spec.StageSink))
+	p.Dedup = nil
+	require.Equal(t, []string{"ingest", "sink"}, spec.Stages(p))
+	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageSink))
+	require.Equal(t, "", spec.Upstream(p, spec.StageDedup))
+}
+
+func TestMetadata(t *testing.T) {
+	name, header, ok := spec.Metadata("$header.a.b")
+	require.True(t, ok)
+	require.Equal(t, spec.MetaHeader, name)
+	require.Equal(t, "a.b", header)
+	for _, from := range []string{"$topic", "$partition", "$offset", "$timestamp", "$key"} {
+		name, _, ok := spec.Metadata(from)
+		require.True(t, ok)
+		require.Equal(t, from, name)
+	}
+	for _, from := range []string{"", "topic", "$header", "$header.", "$Topic", "$.topic"} {
+		_, _, ok := spec.Metadata(from)
+		require.False(t, ok, from)
+	}
+}
+
+// golden compares with a file in testdata; SLUICE_UPDATE_GOLDEN=1 writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("SLUICE_UPDATE_GOLDEN") == "1" {
+		require.NoError(t, os.MkdirAll("testdata", 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}

@@ -1,0 +1,102 @@
+package spec_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/libs/spec"
+)
+
+// TestEverythingWrongAtOnce is what a user reads who got everything wrong.
+func TestEverythingWrongAtOnce(t *testing.T) {
+	p := parse(t, `id: User Events
+source:
+  kafka:
+    brokers: ["kafka:9092", "kafka", "http://kafka:9092", ":9092", "kafka:0", "a b:1"]
+    topic: "orders?"
+    start: yesterday
+    isolation: 7
+    tls: {cert_file: /c.pem}
+    sasl: {mechanism: PLAIN, oauth: {token_url: "::", client_id: ""}, token: {}}
+dedup: {key: [a, b..c, $.a, $offset, "x[0]"], window: 100d, keep: FIRST, version: v, time: $timestamp, missing_key: 9}
+sink:
+  clickhouse:
+    addr: [ch]
+    database: shop
+    table: shop.orders
+    tls: {key_file: /k.pem}
+    settings: {insert_deduplicate: "0", async_insert: "1"}
+columns:
+  - {name: a, type: String}
+  - {name: a, from: $nothing}
+  - {name: "", from: x}
+  - {name: c, from: x.}
+lanes: 1000
+batch: {rows: 4000000000, bytes: 1Ti, max_delay: 1ms}
+`)
+	err := spec.Validate(p)
+	require.Error(t, err)
+	golden(t, "everything_wrong.txt", err.Error()+"\n")
+	var problems *spec.Error
+	require.ErrorAs(t, err, &problems)
+	for _, p := range problems.Problems {
+		require.NotEmpty(t, p.Field)
+		require.NotEmpty(t, p.What, p.Field)
+		require.NotEmpty(t, p.Remedy, p.Field)
+	}
+}
+
+func TestNothingGiven(t *testing.T) {
+	golden(t, "nothing_given.txt", spec.Validate(parse(t, "{}")).Error()+"\n")
+	golden(t, "little_given.txt", spec.Validate(parse(t, "source: {kafka: {}}\nsink: {clickhouse: {password: {}}}\ndedup: {}\n")).Error()+"\n")
+	require.Error(t, spec.Validate(nil))
+}
+
+func TestRules(t *testing.T) {
+	const kafka = "source: {kafka: {brokers: [localhost:9092], topic: user-events}}"
+	with := func(old, replacement string) string {
+		require.Contains(t, minimal, old)
+		return strings.Replace(minimal, old, replacement, 1)
+	}
+	sasl := func(text string) string {
+		return with(kafka, "source: {kafka: {brokers: [localhost:9092], topic: user-events, sasl: "+text+"}}")
+	}
+	for _, c := range []struct{ name, text, want string }{
+		{"long id", with("user-events", strings.Repeat("a", 64)), "id: " + strings.Repeat("a", 64) + ": is longer than 63 characters: "},
+		{"LATEST without version", with("24h", "24h, keep: LATEST"), "dedup.version: is missing; keep: LATEST needs it: "},
+		{"version in key", with("24h", "24h, keep: LATEST, version: event_id"), "dedup.version: event_id: is part of the key"},
+		{"LATEST with version", with("24h", "24h, keep: LATEST, version: v"), ""},
+		{"window", with("24h", "45d"), ""},
+		{"window too long", with("24h", "45d1ms"), "dedup.window: 1080h0m0.001s: is out of bounds: "},
+		{"start in lower case", with("topic: user-events", "topic: user-events, start: latest"), ""},
+		{"three names", with("table: user_events", "table: a.b.c"), "sink.clickhouse.table: a.b.c: is not table or database.table: "},
+		{"PLAIN", sasl("{mechanism: PLAIN, username: u, password: {env: P}}"), ""},
+		{"PLAIN without password", sasl("{mechanism: PLAIN, username: u}"), "source.kafka.sasl.password: is missing; PLAIN needs it: "},
+		{"no mechanism", sasl("{username: u}"), "source.kafka.sasl.mechanism: is missing: "},
+		{"OAUTHBEARER with token", sasl("{mechanism: OAUTHBEARER, token: {file: /t}}"), ""},
+		{"OAUTHBEARER with client", sasl("{mechanism: OAUTHBEARER, oauth: {token_url: 'https://h/t', client_id: c, client_secret: {env: S}}}"), ""},
+		{"OAUTHBEARER with both", sasl("{mechanism: OAUTHBEARER, token: {env: T}, oauth: {token_url: 'https://h/t', client_id: c, client_secret: {env: S}}}"), "sasl.token: stands beside oauth"},
+		{"OAUTHBEARER with nothing", sasl("{mechanism: OAUTHBEARER}"), "sasl.oauth: is missing; OAUTHBEARER needs it"},
+		{"OAUTHBEARER with password", sasl("{mechanism: OAUTHBEARER, token: {env: T}, password: {env: P}}"), "sasl.password: is not used by OAUTHBEARER"},
+		{"Kerberos with keytab", sasl("{mechanism: GSSAPI_KERBEROS, username: u, gssapi: {realm: R, keytab_file: /k}}"), ""},
+		{"Kerberos with password", sasl("{mechanism: GSSAPI_KERBEROS, username: u, password: {env: P}, gssapi: {realm: R}}"), ""},
+		{"Kerberos with nothing", sasl("{mechanism: GSSAPI_KERBEROS}"), "sasl.gssapi.realm: is missing; GSSAPI_KERBEROS needs it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := spec.Validate(parse(t, c.text))
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, c.want)
+			require.Len(t, strings.Split(err.Error(), "\n"), strings.Count(c.want, "is missing; GSSAPI")*2+1, "one mistake, one line: %v", err)
+		})
+	}
+}
+
+func TestSecretsCannotBeWrittenDown(t *testing.T) {
+	_, err := spec.Parse("p.yaml", []byte("sink: {clickhouse: {password: hunter2}}\n"))
+	require.ErrorContains(t, err, "p.yaml:1:31")
+}
