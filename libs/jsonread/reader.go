@@ -14,3 +14,200 @@ const (
 	DefaultDepth = 128
 	DefaultKeys  = 100_000
 )
+
+// Reader reads documents by a plan. It is reusable, not concurrent.
+type Reader struct {
+	plan   *Plan
+	limits Limits
+	// seen has a bit for every entry of the plan that the document has shown.
+	seen []uint64
+	// nesting has a bit for every open level that is not on the plan: 1 = object.
+	nesting []uint64
+	keys    int
+	out     []Value
+	// failed is the entry that the fault of the document belongs to, -1 when none.
+	failed int32
+	name   []byte // an unescaped field name
+}
+
+// NewReader returns a reader for documents by p.
+func NewReader(p *Plan, l Limits) *Reader {
+	if l.Depth <= 0 {
+		l.Depth = DefaultDepth
+	}
+	if l.Keys <= 0 {
+		l.Keys = DefaultKeys
+	}
+	return &Reader{
+		plan:    p,
+		limits:  l,
+		seen:    make([]uint64, (len(p.entries)+63)/64),
+		nesting: make([]uint64, l.Depth/64+1),
+	}
+}
+
+// Read checks doc and sets out[i] to the value at paths[i] of the plan; Missing when there is none,
+// which is also so when the path leads through something that is not an object. out must be as
+// long as the paths. The values share doc's memory. The error is an *Error; out is then undefined.
+func (r *Reader) Read(doc []byte, out []Value) error {
+	out = out[:len(r.plan.paths)]
+	clear(out)
+	clear(r.seen)
+	r.out, r.keys, r.failed = out, r.limits.Keys, -1
+	at, bad := r.document(doc)
+	r.out = nil
+	if bad == fine {
+		return nil
+	}
+	field := ""
+	if r.failed >= 0 {
+		field = r.plan.entries[r.failed].path
+	}
+	return &Error{Field: field, Offset: at, Reason: bad.reason(doc, at, r.limits, field)}
+}
+
+func (r *Reader) document(b []byte) (int, fault) {
+	i := skipSpace(b, 0)
+	if i >= len(b) {
+		return i, badEmpty
+	}
+	if b[i] != '{' {
+		return i, badTop
+	}
+	i, bad := r.object(b, i, &r.plan.root, 1)
+	if bad != fine {
+		return i, bad
+	}
+	if i = skipSpace(b, i); i < len(b) {
+		return i, badTrailing
+	}
+	return i, fine
+}
+
+// object reads the object that begins at b[i] and what the plan wants of it. It recurs for objects
+// on the plan only, so that the plan, not the document, bounds the stack.
+func (r *Reader) object(b []byte, i int, n *node, depth int) (int, fault) {
+	if depth > r.limits.Depth {
+		return i, badDepth
+	}
+	i = skipSpace(b, i+1)
+	if i < len(b) && b[i] == '}' {
+		return i + 1, fine
+	}
+	for {
+		if i >= len(b) {
+			return i, badEnd
+		}
+		if b[i] != '"' {
+			return i, badKey
+		}
+		start := i + 1
+		end, escaped, bad := scanString(b, start)
+		if bad != fine {
+			return end, bad
+		}
+		if r.keys--; r.keys < 0 {
+			return start - 1, badKeys
+		}
+		if i = end + 1; i < len(b) && b[i] == ':' {
+			i++
+		} else if i = skipSpace(b, i); i >= len(b) {
+			return i, badEnd
+		} else if b[i] != ':' {
+			return i, badColon
+		} else {
+			i++
+		}
+		if i < len(b) && b[i] <= ' ' {
+			i = skipSpace(b, i)
+		}
+
+		id := int32(-1)
+		if !escaped {
+			id = n.names.find(b, start, end)
+		} else {
+			r.name = appendUnescaped(r.name[:0], b[start:end])
+			id = n.names.find(r.name, 0, len(r.name))
+		}
+		if id < 0 {
+			i, bad = r.skip(b, i, depth)
+		} else if word, bit := &r.seen[id>>6], uint64(1)<<(id&63); *word&bit != 0 {
+			i, bad = start-1, badDuplicate
+		} else {
+			*word |= bit
+			i, bad = r.planned(b, i, id, depth)
+		}
+		if bad != fine {
+			if id >= 0 && r.failed < 0 {
+				r.failed = id
+			}
+			return i, bad
+		}
+
+		if i < len(b) && b[i] <= ' ' {
+			i = skipSpace(b, i)
+		}
+		if i >= len(b) {
+			return i, badEnd
+		}
+		switch b[i] {
+		case ',':
+			if i++; i < len(b) && b[i] <= ' ' {
+				i = skipSpace(b, i)
+			}
+		case '}':
+			return i + 1, fine
+		default:
+			return i, badObject
+		}
+	}
+}
+
+// planned reads the value that begins at b[i] and puts it where the entry wants it.
+func (r *Reader) planned(b []byte, i int, id int32, depth int) (int, fault) {
+	if i >= len(b) {
+		return i, badEnd
+	}
+	var v Value
+	var bad fault
+	end, e := i, &r.plan.entries[id]
+	switch c := b[i]; {
+	case c == '"':
+		i++
+		if end, v.Escaped, bad = scanString(b, i); bad != fine {
+			return end, bad
+		}
+		v.Kind, v.Raw = String, b[i:end:end]
+		end++
+	case c == '-' || c-'0' < 10:
+		if end, bad = scanNumber(b, i); bad != fine {
+			return end, bad
+		}
+		v.Kind, v.Raw = Number, b[i:end:end]
+	case c == '{' || c == '[':
+		if c == '{' && e.child != nil {
+			end, bad = r.object(b, i, e.child, depth+1)
+		} else {
+			end, bad = r.skip(b, i, depth)
+		}
+		if bad != fine {
+			return end, bad
+		}
+		v.Kind, v.Raw = Array, b[i:end:end]
+		if c == '{' {
+			v.Kind = Object
+		}
+	default:
+		if end, v.Kind, bad = scanLiteral(b, i); bad != fine {
+			return end, bad
+		}
+		v.Raw = b[i:end:end]
+	}
+	if e.flat >= 0 && r.seen[e.flat>>6]>>(e.flat&63)&1 != 0 {
+		return end, fine
+	}
+	for _, out := range e.outs {
+		r.out[out] = v
+	}
+	return end, fine
+}
