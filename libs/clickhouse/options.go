@@ -159,7 +159,7 @@ func open(ctx context.Context, sink *controlv1.ClickHouseSink) (driver.Conn, err
 	return conn, nil
 }
 
-func exec(ctx context.Context, sink *controlv1.ClickHouseSink, what, sql string) error {
+func execute(ctx context.Context, sink *controlv1.ClickHouseSink, what, sql string) error {
 	conn, err := open(ctx, sink)
 	if err != nil {
 		return err
