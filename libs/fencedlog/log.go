@@ -68,7 +68,7 @@ func Ensure(ctx context.Context, js jetstream.JetStream, l Log, limits Limits) e
 	if maxBytes <= 0 {
 		maxBytes = -1
 	}
-	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name:        l.Stream(),
 		Description: "log of stage " + l.Stage + " of pipeline " + l.Pipeline,
 		Subjects:    []string{l.AllFilter()},
@@ -79,11 +79,24 @@ func Ensure(ctx context.Context, js jetstream.JetStream, l Log, limits Limits) e
 		Replicas:    max(1, limits.Replicas),
 		// Reads that recover a writer must come from the leader: no direct gets.
 		AllowDirect: false,
-	})
-	if err != nil {
-		return fmt.Errorf("make stream %s: %w", l.Stream(), err)
 	}
-	return nil
+	for {
+		_, err := js.CreateOrUpdateStream(ctx, config)
+		if err == nil {
+			return nil
+		}
+		err = fmt.Errorf("make stream %s: %w", l.Stream(), err)
+		var api *jetstream.APIError
+		if !errors.As(err, &api) || api.ErrorCode != codeStoreCreateFailed {
+			return err
+		}
+		// The server is still removing the files of a deleted stream of this name.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // Remove removes the log's stream with all that is in it. It is no error when there is none.

@@ -311,6 +311,7 @@ const (
 	codeStreamStoreFailed      jetstream.ErrorCode = 10077 // carries "maximum bytes exceeded" and the like
 	codeMemoryExceeded         jetstream.ErrorCode = 10028
 	codeTooManyRequests        jetstream.ErrorCode = 10167
+	codeStoreCreateFailed      jetstream.ErrorCode = 10049
 	codeStreamMessageTooLarge                      = jetstream.JSErrCodeStreamMessageExceedsMaximum
 	codeAccountResourcesExceed jetstream.ErrorCode = 10002
 )
