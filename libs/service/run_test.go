@@ -62,6 +62,8 @@ func (*api) Get(_ context.Context, req *controlv1.GetRequest) (*controlv1.GetRes
 	return &controlv1.GetResponse{Pipeline: &controlv1.PipelineRecord{Uid: req.Id}}, nil
 }
 
+func (e *stage) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+
 func (e *stage) Name() string { return "dedup" }
 func (e *stage) Status(p string) []*stagev1.UnitStatus {
 	return []*stagev1.UnitStatus{{Pipeline: p, Stage: "dedup", Owner: e.deps.Instance}}
