@@ -772,7 +772,13 @@ type Manifest struct {
 	// Entries with an older time are forgotten, milliseconds since 1970.
 	HorizonMs int64 `protobuf:"varint,7,opt,name=horizon_ms,json=horizonMs,proto3" json:"horizon_ms,omitempty"`
 	// Number of the next segment of this lane.
-	NextSegment   uint64 `protobuf:"varint,8,opt,name=next_segment,json=nextSegment,proto3" json:"next_segment,omitempty"`
+	NextSegment uint64 `protobuf:"varint,8,opt,name=next_segment,json=nextSegment,proto3" json:"next_segment,omitempty"`
+	// Arrival of each writer's newest batch that had a key, milliseconds since 1970: tells idle writers.
+	ArrivalMs map[string]int64 `protobuf:"bytes,9,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The window that was in force up to covered_sequence, milliseconds.
+	WindowMs int64 `protobuf:"varint,10,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	// Who wrote it: one value for each opening of the lane.
+	Session       string `protobuf:"bytes,11,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -861,6 +867,27 @@ func (x *Manifest) GetNextSegment() uint64 {
 		return x.NextSegment
 	}
 	return 0
+}
+
+func (x *Manifest) GetArrivalMs() map[string]int64 {
+	if x != nil {
+		return x.ArrivalMs
+	}
+	return nil
+}
+
+func (x *Manifest) GetWindowMs() int64 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
+func (x *Manifest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
 }
 
 // Segment is an immutable part of a lane's state in the state bucket.
@@ -1179,7 +1206,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xa3\x03\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xe1\x04\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -1189,8 +1216,16 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmax_time_ms\x18\x06 \x03(\v2(.sluice.event.v1.Manifest.MaxTimeMsEntryR\tmaxTimeMs\x12\x1d\n" +
 	"\n" +
 	"horizon_ms\x18\a \x01(\x03R\thorizonMs\x12!\n" +
-	"\fnext_segment\x18\b \x01(\x04R\vnextSegment\x1a<\n" +
+	"\fnext_segment\x18\b \x01(\x04R\vnextSegment\x12G\n" +
+	"\n" +
+	"arrival_ms\x18\t \x03(\v2(.sluice.event.v1.Manifest.ArrivalMsEntryR\tarrivalMs\x12\x1b\n" +
+	"\twindow_ms\x18\n" +
+	" \x01(\x03R\bwindowMs\x12\x18\n" +
+	"\asession\x18\v \x01(\tR\asession\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
+	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8b\x01\n" +
 	"\aSegment\x12\x10\n" +
@@ -1231,7 +1266,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -1246,6 +1281,7 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*SinkPosition)(nil),    // 10: sluice.event.v1.SinkPosition
 	(*PendingBlock)(nil),    // 11: sluice.event.v1.PendingBlock
 	nil,                     // 12: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 13: sluice.event.v1.Manifest.ArrivalMsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	2,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -1257,13 +1293,14 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	9,  // 6: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	3,  // 7: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
 	12, // 8: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	11, // 9: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	3,  // 10: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	13, // 9: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	11, // 10: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	3,  // 11: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -1277,7 +1314,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
