@@ -1,0 +1,51 @@
+package block
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Name names a block for good: what is sent under it is the same whenever it is sent.
+type Name struct {
+	Pipeline string
+	UID      string // a pipeline made anew with the same id must not meet the tokens of the old one
+	Table    string
+	Lane     int
+	First    uint64
+	Last     uint64
+}
+
+// Token is the deduplication token of the block as a whole.
+func (n Name) Token() string {
+	return fmt.Sprintf("sluice/%s.%s/%s/%d/%d-%d", n.Pipeline, n.UID, n.Table, n.Lane, n.First, n.Last)
+}
+
+// QueryID is under which all parts of the block are inserted, one at a time, so that a successor can end whatever
+// its predecessor still has running.
+func (n Name) QueryID() string {
+	return fmt.Sprintf("sluice-%s-%s-%d-%d-%d", n.Pipeline, n.UID, n.Lane, n.First, n.Last)
+}
+
+// Range is a part of a group's rows: [From, To).
+type Range struct{ From, To int }
+
+// Rows is how many rows there are.
+func (r Range) Rows() int { return r.To - r.From }
+
+// Halves takes a range of at least two rows apart.
+func (r Range) Halves() (Range, Range) {
+	middle := r.From + r.Rows()/2
+	return Range{r.From, middle}, Range{middle, r.To}
+}
+
+// Token is the token of a range of a group; the whole group's is its own.
+func (g *Group) Token(block string, r Range) string {
+	token := block
+	if g.Pattern != "" {
+		token += "/p" + g.Pattern
+	}
+	if r.From != 0 || r.To != g.Rows {
+		token += "/" + strconv.Itoa(r.From) + "-" + strconv.Itoa(r.To)
+	}
+	return token
+}
