@@ -107,3 +107,9 @@ func verdictOf(err error) verdict {
 	}
 	return v
 }
+
+// StillRunning tells that an earlier query of the same id has not ended yet.
+func StillRunning(err error) bool {
+	code, _, ok := serverCode(err)
+	return ok && code == 216
+}

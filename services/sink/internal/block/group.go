@@ -14,13 +14,13 @@ type Group struct {
 	// schema has no optional columns.
 	Pattern string
 	Rows    int
-	// Index is the row of the block that each row of the group is; nil: the same.
+	// Index is the row of the block that each row of the group is; empty: the same.
 	Index []uint32
 }
 
 // BlockRow is the row of the block that a row of the group is.
 func (g *Group) BlockRow(row int) int {
-	if g.Index == nil {
+	if len(g.Index) == 0 {
 		return row
 	}
 	return int(g.Index[row])
