@@ -1,0 +1,87 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/fencedlog"
+)
+
+// idleGap is how far the log must have run ahead of a lane before the lane moves on without messages of its own.
+const idleGap = 64
+
+// keepHouse moves an idle lane on, so that it does not hold back the purge, and purges the upstream log. The
+// latter is the first lane's task.
+func (l *lane) keepHouse(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, houseInterval)
+	defer cancel()
+	if err := l.moveOn(ctx); err != nil {
+		return err
+	}
+	if l.index != 0 {
+		return nil
+	}
+	return l.purge(ctx)
+}
+
+// moveOn covers the messages of other lanes that lie between this lane's last message and the log's end. Without it
+// a lane that gets no events would pin the whole log.
+func (l *lane) moveOn(ctx context.Context) error {
+	stream, err := l.js.Stream(ctx, l.upstream.Stream())
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", l.upstream.Stream(), err)
+	}
+	// The order matters: the end first, the lane's last message then. What comes after lies behind the end.
+	end := stream.CachedInfo().State.LastSeq
+	if end < l.covered+idleGap {
+		return nil
+	}
+	last, err := stream.GetLastMsgForSubject(ctx, l.upstream.LaneFilter(l.index))
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("look at lane %d of %s: %w", l.index, l.upstream.Stream(), err)
+	}
+	if err == nil && last.Sequence > l.covered {
+		return nil // not idle, only behind
+	}
+	msg, err := stream.GetMsg(ctx, end)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // purged this moment; next time
+	}
+	if err != nil {
+		return fmt.Errorf("look at the end of %s: %w", l.upstream.Stream(), err)
+	}
+	l.covered, l.coveredTime, l.moved = end, msg.Time.UnixNano(), true
+	return l.advance(ctx, nil)
+}
+
+// purge removes what all lanes have covered, durably, from the upstream log.
+func (l *lane) purge(ctx context.Context) error {
+	lowest := l.pos.stored.GetCoveredSequence()
+	for lane := range int(l.record.GetSpec().GetLanes()) {
+		if lane == l.index {
+			continue
+		}
+		entry, err := l.kv.Get(ctx, positionKey(lane))
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			return nil // a lane that has not begun needs everything
+		}
+		if err != nil {
+			return fmt.Errorf("read the position of lane %d: %w", lane, err)
+		}
+		var p eventv1.SinkPosition
+		if err := proto.Unmarshal(entry.Value(), &p); err != nil {
+			return fmt.Errorf("read the position of lane %d: %w", lane, err)
+		}
+		lowest = min(lowest, p.GetCoveredSequence())
+	}
+	// The message that is covered last stays: its time tells whether the log has lost its tail.
+	if err := fencedlog.Purge(ctx, l.js, l.upstream, lowest); err != nil {
+		return err
+	}
+	return nil
+}

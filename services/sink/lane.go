@@ -1,0 +1,300 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/batch"
+	"sluice/libs/clickhouse"
+	"sluice/libs/fencedlog"
+	"sluice/libs/lanes"
+	"sluice/services/sink/internal/block"
+)
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 5 * time.Second
+	// advanceDelay is how long an advance waits for the next block's pending write to take it along.
+	advanceDelay = 200 * time.Millisecond
+	// grace is how long a block in flight may take to finish once the lane is asked to stop.
+	grace = 5 * time.Second
+	// houseInterval is how often an idle lane moves on, and the upstream log is purged.
+	houseInterval = 5 * time.Second
+)
+
+// unit is what a lane needs of its owner: see lanes.Lane.
+type unit interface {
+	Report(func(*stagev1.UnitStatus))
+	Checkpoints() <-chan chan<- error
+}
+
+// lane is one lane of one pipeline, from the time that it is taken until it is given up.
+type lane struct {
+	unit     unit
+	js       jetstream.JetStream
+	log      *slog.Logger
+	metrics  *metrics
+	instance string
+	record   *controlv1.PipelineRecord
+	index    int
+	upstream fencedlog.Log
+	table    clickhouse.Name
+	layouts  map[uint64]*layout
+	inserter *clickhouse.Inserter
+	letters  *deadLetters
+	trouble  trouble
+
+	// The rest is owned by the goroutine of send.
+	kv    jetstream.KeyValue
+	pos   *position
+	moved bool // covered and tally are ahead of what is stored
+	// Invariant: everything up to covered is in ClickHouse or the dead-letter log, and counted in tally.
+	covered     uint64
+	coveredTime int64
+	tally       batch.Tally
+}
+
+// run works until ctx ends or something fails that only a new start can mend.
+func (l *lane) run(ctx context.Context) (err error) {
+	defer func() {
+		l.inserter.Close()
+		err = errors.Join(err, l.letters.close())
+	}()
+	if err := l.take(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	blocks := make(chan *filled)     // unbuffered: one block is sent, the next is collected, none waits between
+	free := make(chan *assembler, 2) // their memory
+	free <- &assembler{}
+	free <- &assembler{}
+	from, pending := l.covered+1, l.pos.stored.GetPending()
+	g.Go(func() error { return l.collect(ctx, from, pending, free, blocks) })
+	g.Go(func() error { return l.send(ctx, free, blocks) })
+	err = g.Wait()
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // asked to stop
+	}
+	return err
+}
+
+// take makes the lane ours and its past known.
+func (l *lane) take(ctx context.Context) error {
+	kv, err := l.js.KeyValue(ctx, stateBucket(l.record.GetSpec().GetId()))
+	if err != nil {
+		return fmt.Errorf("open the state bucket: %w", err)
+	}
+	l.kv = kv
+	// From here on the one before cannot begin another block.
+	if l.pos, err = openPosition(ctx, kv, l.index, l.instance, l.trouble.sending); err != nil {
+		return err
+	}
+	stored := l.pos.stored
+	l.covered, l.coveredTime, l.tally = stored.GetCoveredSequence(), stored.GetCoveredTimeNs(), batch.TallyOf(stored.GetTally())
+	if err := fencedlog.Verify(ctx, l.js, l.upstream, l.covered, time.Unix(0, l.coveredTime)); err != nil {
+		return err
+	}
+	if p := stored.GetPending(); p != nil {
+		if err := fencedlog.Verify(ctx, l.js, l.upstream, p.GetLastSequence(), time.Unix(0, p.GetLastTimeNs())); err != nil {
+			return err
+		}
+		l.endPredecessor(ctx, l.name(p.GetFirstSequence(), p.GetLastSequence()))
+	}
+	l.report(0)
+	l.trouble.sending(nil)
+	return nil
+}
+
+// endPredecessor ends what the lane's owner before us may still be sending. It is a precaution: the token makes the
+// repeat harmless for as long as the table remembers it. So it is tried, and told, but not for ever.
+func (l *lane) endPredecessor(ctx context.Context, n block.Name) {
+	for attempt, backoff := 0, firstBackoff; attempt < 3; attempt, backoff = attempt+1, 2*backoff {
+		attemptCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := clickhouse.KillQuery(attemptCtx, l.sink(), n.QueryID())
+		cancel()
+		if err == nil {
+			l.trouble.sending(nil)
+			return
+		}
+		l.trouble.sending(fmt.Errorf("end the predecessor's insert: %w", err))
+		l.log.Warn("the predecessor's insert could not be ended", "query_id", n.QueryID(), "error", err)
+		if sleep(ctx, backoff) != nil {
+			return
+		}
+	}
+}
+
+func (l *lane) sink() *controlv1.ClickHouseSink { return l.record.GetSpec().GetSink().GetClickhouse() }
+
+func (l *lane) name(first, last uint64) block.Name {
+	return block.Name{Pipeline: l.record.GetSpec().GetId(), UID: l.record.GetUid(), Table: l.table.String(),
+		Lane: l.index, First: first, Last: last}
+}
+
+// send sends block after block, and keeps the position.
+func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *filled) error {
+	// What is begun may be finished when the lane is asked to stop, but not when it is lost.
+	working, release := lingering(ctx, grace)
+	defer release()
+	house := time.NewTicker(houseInterval)
+	defer house.Stop()
+	var idle <-chan time.Time
+	for {
+		if l.moved && idle == nil {
+			idle = time.After(advanceDelay)
+		}
+		select {
+		case <-ctx.Done():
+			if l.moved && working.Err() == nil {
+				if err := l.advance(working, nil); err != nil && !errors.Is(err, errTaken) {
+					l.log.Warn("position not written at the stop", "error", err)
+				}
+			}
+			return context.Cause(ctx)
+		case b := <-blocks:
+			if err := l.deliver(ctx, working, b); err != nil {
+				return err
+			}
+			idle = nil
+			b.rows.reset()
+			free <- b.rows
+		case reply := <-l.unit.Checkpoints():
+			reply <- l.advance(working, nil)
+		case <-idle:
+			idle = nil
+			if err := l.advance(working, nil); err != nil {
+				return err
+			}
+		case <-house.C:
+			if err := l.keepHouse(working); err != nil {
+				l.log.Warn("housekeeping failed, it will be tried again", "error", err)
+			}
+		}
+	}
+}
+
+// advance writes the position: what is covered, and the block that is to be sent next (nil: none).
+func (l *lane) advance(ctx context.Context, pending *eventv1.PendingBlock) error {
+	next := &eventv1.SinkPosition{
+		Format: positionFormat, CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime,
+		Pending: pending, Tally: l.tally.Proto(), Owner: l.instance,
+	}
+	if proto.Equal(next, l.pos.stored) {
+		l.moved = false
+		return nil
+	}
+	if err := l.pos.write(ctx, next); err != nil {
+		return err
+	}
+	l.moved = false
+	return nil
+}
+
+// deliver brings one block to where it belongs: its rows into the table, what the table refuses into
+// the dead-letter log.
+func (l *lane) deliver(ctx, working context.Context, b *filled) error {
+	if b.rows.count > 0 {
+		pending := &eventv1.PendingBlock{
+			FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
+			SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
+		}
+		// Durable step 1: the range, and with it the advance over the block before. A crash after this sends
+		// exactly this range again. Of a range that is being sent again it changes nothing.
+		if err := l.advance(working, pending); err != nil {
+			return err
+		}
+		began := time.Now()
+		s := sending{lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout}
+		// Durable step 2: the rows. A crash after this inserts them again under the same tokens.
+		for _, g := range b.rows.done() {
+			if err := s.group(g); err != nil {
+				return err
+			}
+		}
+		// Durable step 3: the dead letters, recognised by their place in the block when written again.
+		refused, err := s.finish()
+		if err != nil {
+			return err
+		}
+		l.tally.Records += uint64(b.rows.count)
+		l.tally.Rows += uint64(b.rows.count) - refused
+		l.tally.DeadLetters += refused
+		l.metrics.block(ctx, b.rows.count, int(refused), b.plan.Bytes, time.Since(began))
+	}
+	// Durable step 4 follows with the next block or by itself: the advance.
+	l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
+	l.moved = true
+	l.report(b.behind)
+	return nil
+}
+
+// report tells the lane's status. Rows count as settled here, before the advance is durable: they are in the table.
+func (l *lane) report(behind uint64) {
+	covered, tally := l.covered, l.tally.Proto()
+	l.unit.Report(func(s *stagev1.UnitStatus) {
+		s.Position, s.Tally, s.Lag = covered, tally, behind
+	})
+}
+
+// trouble is what a lane waits for: in reading, in sending. The status shows both.
+type trouble struct {
+	unit unit
+	mu   sync.Mutex
+	errs [2]error // guarded by mu
+}
+
+func (t *trouble) reading(err error) { t.set(0, err) }
+func (t *trouble) sending(err error) { t.set(1, err) }
+
+func (t *trouble) set(i int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.errs[i] = err
+	all := errors.Join(t.errs[0], t.errs[1])
+	t.unit.Report(func(s *stagev1.UnitStatus) {
+		if all == nil {
+			s.Condition, s.LastError = stagev1.UnitStatus_RUNNING, ""
+			return
+		}
+		s.Condition, s.LastError, s.LastErrorTime = stagev1.UnitStatus_WAITING, all.Error(), timestamppb.Now()
+	})
+}
+
+// lingering returns a context that outlives ctx by d, unless ctx ends because the lane is lost: then not at all.
+func lingering(ctx context.Context, d time.Duration) (context.Context, func()) {
+	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		if !errors.Is(context.Cause(ctx), lanes.ErrLost) {
+			timer := time.NewTimer(d)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-out.Done():
+			}
+		}
+		cancel(context.Cause(ctx))
+	})
+	return out, func() {
+		cancel(context.Canceled)
+		if !stop() {
+			<-ended
+		}
+	}
+}
+
+// stateBucket is the bucket of a pipeline's state.
+func stateBucket(pipeline string) string { return "sluice_" + pipeline + "_state" }
