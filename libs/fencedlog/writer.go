@@ -342,3 +342,10 @@ func permanent(err error) bool {
 	}
 	return errors.Is(err, nats.ErrMaxPayload)
 }
+
+// LastPosition returns the position of a writer's last message in a lane, without becoming the
+// writer; "" when there is none.
+func LastPosition(ctx context.Context, js jetstream.JetStream, log Log, lane int, writer string) (string, error) {
+	last, err := (&Writer{js: js, log: log, name: writer}).last(ctx, lane)
+	return last.Position, err
+}

@@ -1,0 +1,96 @@
+# Sluice. `make help` lists the targets; CI calls nothing but these.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO      ?= go
+BIN     := $(CURDIR)/bin
+TOOLS   := $(CURDIR)/.tools
+MODULES := gen libs services/ingestor services/dedup services/sink services/control cmd/sluice e2e bench
+# Every module's packages, from the workspace.
+ALL     := $(MODULES:%=./%/...)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X sluice/libs/service.version=$(VERSION)
+
+PROTOC_GEN_GO      := v1.36.12
+PROTOC_GEN_GO_GRPC := v1.6.2
+BUF                := v1.75.0
+PROTOVALIDATE      := v1.2.2
+GRPCURL            := v1.9.4
+GOLANGCI_LINT      := v2.15.0
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build sluice, ingestor, dedup, sink and control into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/sluice ./services/ingestor/cmd/ingestor \
+		./services/dedup/cmd/dedup ./services/sink/cmd/sink ./services/control/cmd/control
+
+.PHONY: demo
+demo: build ## Run the main job on embedded parts and prove the result
+	$(BIN)/sluice demo
+
+.PHONY: parts
+parts: ## Install the real parts that the tests use, as far as this machine allows
+	@tools/install-parts
+
+.PHONY: test
+test: parts build ## Run all tests
+	$(GO) test -timeout 20m $(ALL)
+
+.PHONY: test-race
+test-race: parts build ## Run the tests of libs and services with the race detector
+	$(GO) test -race -timeout 25m ./libs/... ./services/ingestor/... ./services/dedup/... ./services/sink/... ./services/control/...
+
+.PHONY: e2e
+e2e: parts build ## Run the end-to-end tests: processes, real Kafka, both ClickHouse engines
+	$(GO) test -count=1 -timeout 20m -v ./e2e/...
+
+.PHONY: bench
+bench: parts build ## Measure events/s end to end and CPU per event, against the budgets
+	$(GO) run ./bench
+
+.PHONY: generate
+generate: tools ## Generate gen/ from proto/
+	PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate
+
+.PHONY: lint
+lint: tools $(TOOLS)/golangci-lint ## buf lint, go vet, golangci-lint
+	$(TOOLS)/buf lint
+	$(GO) vet $(ALL)
+	$(TOOLS)/golangci-lint run $(ALL)
+
+.PHONY: breaking
+breaking: tools ## Check that proto/ breaks no one who uses the last commit on main
+	$(TOOLS)/buf breaking --against '.git#ref=HEAD~1,subdir=proto' || $(TOOLS)/buf breaking --against '.git#ref=HEAD,subdir=proto'
+
+.PHONY: verify
+verify: tools ## Check that generated code, go.mod files and formatting are current, and that each module builds alone
+	@test -z "$$(gofmt -l $(MODULES))" || { echo "gofmt: $$(gofmt -l $(MODULES))"; exit 1; }
+	@cp -r gen $(TOOLS)/gen.before && PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate; \
+		diff -r -x go.mod -x go.sum $(TOOLS)/gen.before/sluice gen/sluice; code=$$?; rm -rf $(TOOLS)/gen.before; exit $$code
+	@for m in $(MODULES); do echo "module $$m"; (cd $$m && GOWORK=off $(GO) mod tidy -diff && GOWORK=off $(GO) build ./...) || exit 1; done
+
+.PHONY: tools
+tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/proto/buf/validate/validate.proto ## Install the pinned tools
+
+$(TOOLS)/buf:
+	GOWORK=off GOBIN=$(TOOLS) $(GO) install github.com/bufbuild/buf/cmd/buf@$(BUF)
+$(TOOLS)/protoc-gen-go:
+	GOWORK=off GOBIN=$(TOOLS) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO)
+$(TOOLS)/protoc-gen-go-grpc:
+	GOWORK=off GOBIN=$(TOOLS) $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC)
+$(TOOLS)/grpcurl:
+	GOWORK=off GOBIN=$(TOOLS) $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL)
+$(TOOLS)/golangci-lint:
+	GOWORK=off GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT)
+$(TOOLS)/proto/buf/validate/validate.proto:
+	@mkdir -p $(@D)
+	@dir=$$(cd $(TOOLS) && GOWORK=off GOFLAGS=-mod=mod $(GO) mod download -json github.com/bufbuild/protovalidate@$(PROTOVALIDATE) | sed -n 's/.*"Dir": "\(.*\)",/\1/p'); \
+		install -m 644 "$$dir/proto/protovalidate/buf/validate/validate.proto" $@
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BIN) $(TOOLS)

@@ -1,0 +1,77 @@
+package ingestor
+
+import (
+	"context"
+	"time"
+
+	"github.com/IBM/sarama"
+
+	"sluice/services/ingestor/internal/rows"
+)
+
+const (
+	// probeIdle is how long a partition is silent before it is asked why it lags.
+	probeIdle     = 200 * time.Millisecond
+	probeInterval = time.Second
+	idleTick      = 500 * time.Millisecond
+)
+
+// tick does what is due and says when to come back.
+func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (time.Duration, error) {
+	now := time.Now()
+	p.status.highWater(claim.HighWaterMarkOffset())
+	if p.pending > 0 || p.letters.waiting() > 0 {
+		due := p.linger - now.Sub(p.pendingFrom)
+		if p.pending > 0 && due > 0 {
+			return due, nil
+		}
+		if err := p.sealAll(ctx); err != nil {
+			return 0, err
+		}
+		if err := p.letters.flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	idle := now.Sub(p.lastRecord)
+	if p.dirty {
+		if idle >= idleSettle || now.Sub(p.lastSettle) >= settleInterval || p.writer.Unsettled() >= settleBytes {
+			return idleTick, p.settle(ctx)
+		}
+		return idleSettle, nil
+	}
+	if idle >= probeIdle && now.Sub(p.lastProbe) >= probeInterval && claim.HighWaterMarkOffset() > p.pos.next {
+		return idleTick, p.probe(ctx)
+	}
+	return idleTick, nil
+}
+
+// probe moves the position over offsets that hold no record to read: control records, aborted
+// transactions, what was compacted away. The consumer passes them without a word, and at the end of
+// a partition the lag would never become 0.
+func (p *partition) probe(ctx context.Context) error {
+	p.lastProbe = time.Now()
+	next, _, err := p.cluster.NextRecord(ctx, p.topic, p.number, p.pos.next, p.rec.GetSpec().GetSource().GetKafka().GetIsolation())
+	if err != nil {
+		p.log.Debug("probe for records", "partition", p.number, "offset", p.pos.next, "error", err)
+		return nil
+	}
+	if next > p.pos.next {
+		p.pos.next = next
+		p.dirty = true
+		return p.settle(ctx)
+	}
+	return nil
+}
+
+func (p *partition) record(msg *sarama.ConsumerMessage) rows.Record {
+	r := rows.Record{
+		Topic: msg.Topic, Partition: msg.Partition, Offset: msg.Offset,
+		TimestampMS: msg.Timestamp.UnixMilli(), Key: msg.Key, Value: msg.Value,
+	}
+	if p.plan.NeedsHeaders() {
+		for _, h := range msg.Headers {
+			r.Headers = append(r.Headers, rows.Header{Key: h.Key, Value: h.Value})
+		}
+	}
+	return r
+}

@@ -1,0 +1,134 @@
+package ingestor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"sluice/libs/batch"
+	"sluice/libs/fencedlog"
+	"sluice/libs/native"
+)
+
+const (
+	// batchBytes is when a lane's buffer is sealed, in bytes before compression.
+	batchBytes = 512 << 10
+	// batchRows is the same in rows: enough to spread the cost of a message.
+	batchRows = 16 << 10
+	// buffersPerLane: one is filled, one waits, one is being appended.
+	buffersPerLane = 3
+	// messageOverhead is what the envelope of a message may add to its batch.
+	messageOverhead = 4 << 10
+)
+
+// errTooLarge says that a batch does not fit into a NATS message.
+var errTooLarge = errors.New("batch exceeds the NATS max_payload")
+
+// buffer holds the rows of a lane that are not in the log yet.
+type buffer struct {
+	rows    batch.Builder
+	columns []*native.Column
+	view    batch.View
+	data    []byte // the encoded message
+}
+
+func (b *buffer) reset() {
+	b.rows.Reset()
+	for _, c := range b.columns {
+		c.Reset()
+	}
+}
+
+func (b *buffer) size() int {
+	size := b.rows.Rows() * (batch.KeyBytes + batch.TimeBytes + batch.OffsetBytes)
+	for _, c := range b.columns {
+		size += c.Size()
+	}
+	return size
+}
+
+// envelope is what a batch says besides its rows.
+type envelope struct {
+	revision  uint64
+	topic     string
+	id        topicID
+	partition int32
+	arrival   int64 // milliseconds
+	byArrival bool  // dedup measures on the time of arrival
+	tally     batch.Tally
+}
+
+// encode makes the message. It fails with errTooLarge when the message exceeds limit.
+func (b *buffer) encode(env envelope, limit int) error {
+	if env.byArrival {
+		b.rows.SetTimes(env.arrival)
+	}
+	v := &b.view
+	*v = batch.View{
+		SchemaRevision: env.revision,
+		Topic:          []byte(env.topic), TopicID: env.id[:], Partition: env.partition,
+		ArrivalMS: env.arrival, Tally: env.tally,
+	}
+	b.rows.View(v, func(dst []byte) []byte {
+		for _, c := range b.columns {
+			dst = batch.AppendColumn(dst, c.AppendWire)
+		}
+		return dst
+	})
+	b.data = v.Append(b.data[:0])
+	if len(b.data) > limit {
+		return errTooLarge
+	}
+	return nil
+}
+
+// sealed is a buffer on its way into the log.
+type sealed struct {
+	buf      *buffer
+	position string
+	env      envelope
+	encoded  bool
+}
+
+// lane appends the sealed buffers of one lane, one after the other.
+type lane struct {
+	index int
+	fill  *buffer   // owned by the partition's loop
+	since time.Time // owned by the partition's loop; when fill got its first row
+	free  chan *buffer
+	work  chan sealed
+}
+
+// appender appends what its partition's loop seals. One goroutine a lane.
+type appender struct {
+	writer *fencedlog.Writer
+	limit  int
+	flying sync.WaitGroup // sealed buffers that are not in the log
+	fail   context.CancelCauseFunc
+}
+
+func (a *appender) run(ctx context.Context, l *lane) {
+	for s := range l.work {
+		if ctx.Err() == nil {
+			if err := a.append(ctx, l, s); err != nil {
+				a.fail(err)
+			}
+		}
+		s.buf.reset()
+		l.free <- s.buf
+		a.flying.Done()
+	}
+}
+
+func (a *appender) append(ctx context.Context, l *lane, s sealed) error {
+	if !s.encoded {
+		if err := s.buf.encode(s.env, a.limit); err != nil {
+			return err
+		}
+	}
+	// A crash before this: the records are read from Kafka again. After it: the lane's last
+	// message tells that they are in.
+	_, err := a.writer.Append(ctx, l.index, s.position, s.buf.data)
+	return err
+}

@@ -1,0 +1,373 @@
+package ingestor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/zeebo/xxh3"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/batch"
+	"sluice/libs/fencedlog"
+	"sluice/libs/kafka"
+	"sluice/services/ingestor/internal/rows"
+)
+
+const (
+	settleInterval = time.Second
+	// settleBytes bounds what cannot be purged from the log because it is newer than the fence.
+	settleBytes = 16 << 20
+	// idleSettle is how soon a partition that has nothing more to read makes its position known.
+	idleSettle = 50 * time.Millisecond
+	// stopGrace bounds how long a partition that is given up may take to put into the log what it has read.
+	stopGrace = 5 * time.Second
+	// keylessBlock is how many offsets in a row go to one lane when events have no key.
+	keylessBlock = 4096
+	// burst is how many records are taken between two looks at the clock.
+	burst = 1024
+)
+
+// errTopicChanged says that the topic was deleted and made anew while it was being read.
+var errTopicChanged = errors.New("the topic was made anew: it has another id")
+
+// partition moves the records of one Kafka partition into the lanes of the ingest log. Everything
+// in it is owned by the goroutine in run, but for what the appenders are handed.
+type partition struct {
+	rec       *controlv1.PipelineRecord
+	topic     string
+	number    int32
+	cluster   *kafka.Cluster
+	log       *slog.Logger
+	status    *unit
+	linger    time.Duration
+	fields    batch.Fields
+	byArrival bool
+	revision  uint64
+
+	plan    *rows.Plan
+	parser  *rows.Parser
+	pos     position // next and tally run ahead of what is settled
+	writer  *fencedlog.Writer
+	letters *letters
+	lanes   []*lane
+	app     appender
+	mark    func(offset int64) // tells the consumer group
+
+	large       int  // bytes of a value from which on an event travels alone
+	dirty       bool // pos is ahead of what is settled
+	pending     int  // rows in fill buffers
+	pendingFrom time.Time
+	lastArrival int64
+	lastRecord  time.Time
+	lastSettle  time.Time
+	lastProbe   time.Time
+}
+
+// run reads the claim until it ends or a lane fails. When ctx (the consumer group's session) ends,
+// what was read is put into the log and settled, within stopGrace.
+func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, checkpoints <-chan chan<- error) (err error) {
+	// Appends outlive the session by the grace, so that little has to be read again.
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(stopGrace, func() { cancel(context.DeadlineExceeded) })
+		context.AfterFunc(work, func() { timer.Stop() })
+	})
+	defer stop()
+	p.app.fail = cancel
+	wait, err := p.startLanes(work)
+	if err != nil {
+		return err
+	}
+	defer wait()
+
+	p.lastSettle = time.Now()
+	if p.dirty {
+		if err := p.settle(work); err != nil {
+			return err
+		}
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case msg, ok := <-claim.Messages():
+			if !ok {
+				return p.finish(work)
+			}
+			if err := p.takeBurst(work, msg, claim.Messages()); err != nil {
+				return err
+			}
+		case <-timer.C:
+		case reply := <-checkpoints:
+			reply <- p.settle(work)
+		case <-ctx.Done():
+			return p.finish(work)
+		case <-work.Done():
+			return context.Cause(work)
+		}
+		next, err := p.tick(work, claim)
+		if err != nil {
+			return err
+		}
+		timer.Reset(next)
+	}
+}
+
+func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, more <-chan *sarama.ConsumerMessage) error {
+	if err := p.checkIncarnation(ctx); err != nil {
+		return err
+	}
+	for range burst {
+		if err := p.take(ctx, msg); err != nil {
+			return err
+		}
+		select {
+		case next, ok := <-more:
+			if !ok {
+				return nil // run sees it, too
+			}
+			msg = next
+		default:
+			return nil
+		}
+	}
+	return p.take(ctx, msg)
+}
+
+// checkIncarnation finds out, before records are taken after a silence, whether they are still the
+// same topic's. The consumer goes by names and would go on at the old offset in a new topic; but it
+// is silent for its retry back-off whenever it loses the topic.
+func (p *partition) checkIncarnation(ctx context.Context) error {
+	now := time.Now()
+	silent := now.Sub(p.lastRecord) >= kafka.RetryBackoff/2
+	p.lastRecord = now
+	if !silent {
+		return nil
+	}
+	topic, err := p.cluster.Topic(ctx, p.topic)
+	if err != nil {
+		return err
+	}
+	if topic.ID != p.pos.id {
+		return errTopicChanged
+	}
+	return nil
+}
+
+// take puts one record where it belongs: a lane, the dead letters, or nowhere.
+func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error {
+	if msg.Offset < p.pos.next {
+		return nil // read again after a reset of the consumer: done before
+	}
+	p.pos.next = msg.Offset + 1
+	p.pos.tally.Records++
+	p.dirty = true
+	if msg.Value == nil {
+		p.pos.tally.Tombstones++
+		return nil
+	}
+	row, reject := p.parser.Parse(p.record(msg))
+	if reject != nil {
+		return p.refuse(ctx, msg, reject.Field, reject.Reason)
+	}
+	l := p.lanes[p.laneOf(msg, row)]
+	if len(msg.Value) >= p.large {
+		return p.takeLarge(ctx, msg, row, l)
+	}
+	if p.logged(msg, l) {
+		return p.recount(ctx, msg, l)
+	}
+	if !l.fill.rows.Fits(msg.Offset) {
+		if err := p.seal(ctx, l, false); err != nil {
+			return err
+		}
+	}
+	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
+		return p.refuse(ctx, msg, reject.Field, reject.Reason)
+	}
+	p.add(l, msg, row)
+	if l.fill.rows.Rows() >= batchRows || (l.fill.rows.Rows()%64 == 0 && l.fill.size() >= p.batchBytes()) {
+		return p.seal(ctx, l, false)
+	}
+	return nil
+}
+
+func (p *partition) batchBytes() int { return min(batchBytes, 2*p.large) }
+
+func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
+	if l.fill.rows.Rows() == 0 {
+		l.since = time.Now()
+	}
+	if p.pending == 0 {
+		p.pendingFrom = l.since
+	}
+	p.pending++
+	l.fill.rows.Add(batch.Row{Offset: msg.Offset, Key: row.Key, TimeMS: row.TimeMS, Version: row.Version}, p.fields)
+	p.pos.tally.Rows++
+}
+
+// logged tells that the lane's log has the record since before a crash.
+func (p *partition) logged(msg *sarama.ConsumerMessage, l *lane) bool {
+	return msg.Offset < p.pos.lanes[l.index]
+}
+
+// recount counts a record that the lane's log has. Its columns are thrown away again: only they
+// tell a row from a dead letter, and it must count as it did the first time.
+func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l *lane) error {
+	before := l.fill.rows.Rows()
+	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
+		return p.refuse(ctx, msg, reject.Field, reject.Reason)
+	}
+	for _, c := range l.fill.columns {
+		c.Truncate(before)
+	}
+	p.pos.tally.Rows++
+	return nil
+}
+
+// takeLarge sends an event alone, so that whether it fits a message is known before its neighbours
+// share its fate.
+func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, row rows.Row, l *lane) error {
+	if err := p.seal(ctx, l, false); err != nil {
+		return err
+	}
+	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
+		return p.refuse(ctx, msg, reject.Field, reject.Reason)
+	}
+	p.add(l, msg, row)
+	err := l.fill.encode(p.envelope(), p.app.limit)
+	if err != nil || p.logged(msg, l) {
+		l.fill.reset()
+		p.pending--
+	}
+	if err != nil {
+		p.pos.tally.Rows--
+		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into one NATS message: raise max_payload of the NATS server (now %d)", len(msg.Value), p.app.limit+messageOverhead))
+	}
+	return p.seal(ctx, l, true) // nothing when it is in the log
+}
+
+// laneOf is hash(key) mod lanes, so that equal keys meet in one lane.
+func (p *partition) laneOf(msg *sarama.ConsumerMessage, row rows.Row) int {
+	lanes := uint64(len(p.lanes))
+	switch {
+	case p.fields.Keys && !row.NoKey:
+		return int(row.Key[0] % lanes)
+	case msg.Key != nil:
+		return int(xxh3.Hash(msg.Key) % lanes)
+	default:
+		return int((uint64(msg.Offset)/keylessBlock + uint64(p.number)) % lanes)
+	}
+}
+
+func (p *partition) envelope() envelope {
+	// Arrival times do not go back, whatever the clock does.
+	p.lastArrival = max(p.lastArrival, time.Now().UnixMilli())
+	return envelope{
+		revision: p.revision, topic: p.topic, id: p.pos.id, partition: p.number,
+		arrival: p.lastArrival, byArrival: p.byArrival, tally: p.pos.tally,
+	}
+}
+
+// seal hands the lane's buffer to its appender. It waits while the appender is behind.
+func (p *partition) seal(ctx context.Context, l *lane, encoded bool) error {
+	n := l.fill.rows.Rows()
+	if n == 0 {
+		return nil
+	}
+	p.app.flying.Add(1)
+	s := sealed{buf: l.fill, position: token(p.pos.id, p.pos.next), env: p.envelope(), encoded: encoded}
+	select {
+	case l.work <- s:
+	case <-ctx.Done():
+		p.app.flying.Done()
+		return context.Cause(ctx)
+	}
+	p.pending -= n
+	select {
+	case l.fill = <-l.free:
+	case <-ctx.Done():
+		l.fill = nil
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func (p *partition) sealAll(ctx context.Context) error {
+	for _, l := range p.lanes {
+		if err := p.seal(ctx, l, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// settle makes everything that was read durable and writes the position into the fence.
+func (p *partition) settle(ctx context.Context) error {
+	if err := p.sealAll(ctx); err != nil {
+		return err
+	}
+	if err := p.letters.flush(ctx); err != nil {
+		return err
+	}
+	p.app.flying.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	p.lastSettle = time.Now()
+	if !p.dirty {
+		return nil
+	}
+	body, err := p.pos.body(p.topic, p.number)
+	if err != nil {
+		return err
+	}
+	// A crash before this: records since the last fence are read again, and lanes skip what they have.
+	if err := p.writer.Settle(ctx, body); err != nil {
+		return err
+	}
+	p.dirty = false
+	p.status.settled(p.pos)
+	p.mark(p.pos.next)
+	return nil
+}
+
+// finish settles when the partition is given up.
+func (p *partition) finish(ctx context.Context) error {
+	if err := p.settle(ctx); err != nil {
+		return fmt.Errorf("give up partition %d: %w", p.number, err)
+	}
+	return nil
+}
+
+// startLanes starts an appender for each lane and returns what waits for them to end.
+func (p *partition) startLanes(ctx context.Context) (wait func(), err error) {
+	var running sync.WaitGroup
+	for i := range p.pos.lanes {
+		l := &lane{index: i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
+		for range buffersPerLane {
+			columns, err := p.plan.NewColumns()
+			if err != nil {
+				return nil, err
+			}
+			l.free <- &buffer{columns: columns}
+		}
+		l.fill = <-l.free
+		p.lanes = append(p.lanes, l)
+	}
+	for _, l := range p.lanes {
+		running.Go(func() { p.app.run(ctx, l) })
+	}
+	return func() {
+		for _, l := range p.lanes {
+			close(l.work)
+		}
+		running.Wait()
+	}, nil
+}
