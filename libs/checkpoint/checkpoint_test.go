@@ -1,0 +1,530 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/playground/nats/natstest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newBucket makes the bucket as the control service does, and returns it with JetStream.
+func newBucket(t *testing.T) (jetstream.JetStream, *kv) {
+	t.Helper()
+	nc, err := nats.Connect(natstest.Start(t))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	_, err = js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: Bucket("p")})
+	require.NoError(t, err)
+	b, err := openBucket(t.Context(), js, Bucket("p"))
+	require.NoError(t, err)
+	return js, b.(*kv)
+}
+
+func config(js jetstream.JetStream) Config {
+	return Config{JS: js, Pipeline: "p", Stage: "dedup", Lane: 3, SegmentBytes: 64, SealAfter: 100 * time.Millisecond}
+}
+
+// chunk of entries of 8 bytes, "tttttttt": the time, in decimal.
+func chunk(horizon int64, times ...int64) Chunk {
+	c := Chunk{Entries: len(times), MinMS: times[0], MaxMS: times[0], HorizonMS: horizon}
+	for _, t := range times {
+		c.Data = fmt.Appendf(c.Data, "%08d", t)
+		c.MinMS, c.MaxMS = min(c.MinMS, t), max(c.MaxMS, t)
+	}
+	return c
+}
+
+func manifest(covered uint64, horizon int64) *eventv1.Manifest {
+	return &eventv1.Manifest{CoveredSequence: covered, HorizonMs: horizon, Tally: &eventv1.Tally{Records: covered}}
+}
+
+// restored returns the visible entries in their order, and checks the manifest against the segments.
+func restored(t require.TestingT, l *Lane) []string {
+	var entries []string
+	err := l.Restore(context.Background(), func(s *eventv1.Segment, data []byte) error {
+		require.Len(t, data, int(s.Entries)*8)
+		for ; len(data) > 0; data = data[8:] {
+			var at int64
+			_, err := fmt.Sscanf(string(data[:8]), "%d", &at)
+			require.NoError(t, err)
+			require.True(t, s.MinTimeMs <= at && at <= s.MaxTimeMs)
+			if at >= l.manifest.HorizonMs {
+				entries = append(entries, string(data[:8]))
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	return entries
+}
+
+// model is what must come back: the chunks' entries that are not older than the horizon.
+func visible(horizon int64, chunks []Chunk) (entries []string) {
+	for _, c := range chunks {
+		for d := string(c.Data); len(d) > 0; d = d[8:] {
+			if d[:8] >= fmt.Sprintf("%08d", horizon) {
+				entries = append(entries, d[:8])
+			}
+		}
+	}
+	return entries
+}
+
+func segmentKeys(t require.TestingT, b bucket) []string {
+	keys, err := b.list(context.Background(), "dedup.3.segment.")
+	require.NoError(t, err)
+	return keys
+}
+
+func TestSaveAndRestore(t *testing.T) {
+	js, b := newBucket(t)
+	ctx := t.Context()
+	lane, m, err := Open(ctx, config(js))
+	require.NoError(t, err)
+	require.Zero(t, m.CoveredSequence)
+	require.Empty(t, restored(t, lane))
+
+	var all []Chunk
+	for i := range int64(100) {
+		now := 10 * i
+		c := chunk(now-400, now, now+1, now+2)
+		all = append(all, c)
+		require.NoError(t, lane.Save(ctx, manifest(uint64(i+1), now-400), []Chunk{c}))
+		require.ElementsMatch(t, keysOf(lane.manifest), segmentKeys(t, b), "exactly what the manifest lists")
+		if i%30 == 29 { // a new owner
+			lane, m, err = Open(ctx, config(js))
+			require.NoError(t, err)
+			require.EqualValues(t, i+1, m.CoveredSequence)
+			require.EqualValues(t, i+1, m.Tally.Records)
+			require.Equal(t, visible(now-400, all), restored(t, lane))
+		}
+	}
+	// 42 visible chunks of 24 bytes, two to a segment of 64 bytes, and what has not quite expired.
+	require.LessOrEqual(t, len(segmentKeys(t, b)), 42/2+3)
+
+	info, err := b.stream.Info(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, len(segmentKeys(t, b))+1, info.State.Msgs, "no markers are left behind")
+}
+
+func keysOf(m *eventv1.Manifest) (keys []string) {
+	for _, s := range m.Segments {
+		keys = append(keys, s.Key)
+	}
+	return keys
+}
+
+func TestProgressSealsTheTail(t *testing.T) {
+	js, _ := newBucket(t)
+	cfg := config(js)
+	cfg.SegmentBytes = DefaultSegmentBytes
+	lane, _, err := Open(t.Context(), cfg)
+	require.NoError(t, err)
+	for i := range int64(50) { // ten checkpoints in the time of SealAfter
+		require.NoError(t, lane.Save(t.Context(), manifest(uint64(i+1), 10*i), []Chunk{chunk(10*i, 10*i+500)}))
+	}
+	require.Len(t, lane.manifest.Segments, 5)
+	// Time goes on without entries: the tail is sealed, and then all of them expire.
+	require.NoError(t, lane.Save(t.Context(), manifest(51, 700), nil))
+	require.Nil(t, lane.tail.segment)
+	require.Len(t, lane.manifest.Segments, 3, "the first two ended at 590 and 690")
+	require.NoError(t, lane.Save(t.Context(), manifest(52, 991), nil))
+	require.Empty(t, lane.manifest.Segments)
+}
+
+func TestOnlyTheLastOwnerSaves(t *testing.T) {
+	js, _ := newBucket(t)
+	ctx := t.Context()
+	first, _, err := Open(ctx, config(js))
+	require.NoError(t, err)
+	require.NoError(t, first.Save(ctx, manifest(1, 0), []Chunk{chunk(0, 1, 2)}))
+	second, m, err := Open(ctx, config(js))
+	require.NoError(t, err)
+	require.EqualValues(t, 1, m.CoveredSequence)
+
+	require.ErrorIs(t, first.Save(ctx, manifest(2, 0), []Chunk{chunk(0, 3)}), ErrConflict)
+	require.ErrorIs(t, first.Save(ctx, manifest(2, 0), []Chunk{chunk(0, 3)}), ErrConflict)
+	require.NoError(t, second.Save(ctx, manifest(3, 0), []Chunk{chunk(0, 4)}))
+	third, m, err := Open(ctx, config(js))
+	require.NoError(t, err)
+	require.EqualValues(t, 3, m.CoveredSequence)
+	require.ElementsMatch(t, []string{"00000001", "00000002", "00000004"}, restored(t, third))
+}
+
+// TestStaleOwnerCollectsNothing: an instance that opens the lane and is overtaken by another between
+// any two steps must not collect the other's new segments.
+func TestStaleOwnerCollectsNothing(t *testing.T) {
+	for step := range 8 {
+		_, b := newBucket(t)
+		ctx := t.Context()
+		cfg := config(nil)
+		old, _, err := open(ctx, cfg, b)
+		require.NoError(t, err)
+		require.NoError(t, old.write(ctx, []write{{&eventv1.Segment{}, []byte("orphan")}})) // so that there is something to collect
+		overtaken := &interposed{bucket: b, at: step, do: func() {
+			other, _, err := open(ctx, cfg, b)
+			require.NoError(t, err)
+			require.NoError(t, other.Save(ctx, manifest(7, 0), []Chunk{chunk(0, 1, 2, 3)}))
+		}}
+		_, _, err = open(ctx, cfg, overtaken)
+		if err != nil {
+			require.ErrorIs(t, err, ErrConflict)
+		}
+		last, m, err := open(ctx, cfg, b)
+		require.NoError(t, err)
+		if overtaken.done {
+			require.EqualValues(t, 7, m.CoveredSequence)
+			require.Len(t, restored(t, last), 3)
+		}
+		require.ElementsMatch(t, keysOf(last.manifest), segmentKeys(t, b))
+	}
+}
+
+// interposed runs a function before one operation.
+type interposed struct {
+	bucket
+	at, calls int
+	do        func()
+	done      bool
+}
+
+func (i *interposed) step() {
+	if i.calls == i.at {
+		i.do()
+		i.done = true
+	}
+	i.calls++
+}
+
+func (i *interposed) get(ctx context.Context, key string) ([]byte, uint64, error) {
+	i.step()
+	return i.bucket.get(ctx, key)
+}
+
+func (i *interposed) put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	i.step()
+	return i.bucket.put(ctx, key, value, revision)
+}
+
+func (i *interposed) remove(ctx context.Context, key string) error {
+	i.step()
+	return i.bucket.remove(ctx, key)
+}
+
+func (i *interposed) list(ctx context.Context, prefix string) ([]string, error) {
+	i.step()
+	return i.bucket.list(ctx, prefix)
+}
+
+func TestDamageIsNamed(t *testing.T) {
+	for name, damage := range map[string]func(b *kv, key, other string) error{
+		"missing": func(b *kv, key, _ string) error { return b.remove(context.Background(), key) },
+		"checksum": func(b *kv, key, _ string) error {
+			v, rev, err := b.get(context.Background(), key)
+			if err != nil {
+				return err
+			}
+			v[3] ^= 1
+			_, err = b.put(context.Background(), key, v, rev)
+			return err
+		},
+		"bytes": func(b *kv, key, _ string) error {
+			v, rev, err := b.get(context.Background(), key)
+			if err != nil {
+				return err
+			}
+			_, err = b.put(context.Background(), key, v[1:], rev)
+			return err
+		},
+		"wrong checksum": func(b *kv, key, other string) error { // another segment's value
+			v, _, err := b.get(context.Background(), other)
+			if err != nil {
+				return err
+			}
+			_, rev, err := b.get(context.Background(), key)
+			if err != nil {
+				return err
+			}
+			_, err = b.put(context.Background(), key, v, rev)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			js, b := newBucket(t)
+			lane, _, err := Open(t.Context(), config(js))
+			require.NoError(t, err)
+			require.NoError(t, lane.Save(t.Context(), manifest(1, 0), []Chunk{
+				chunk(0, 1, 2, 3, 4, 5, 6, 7, 8), chunk(0, 11, 12, 13, 14, 15, 16, 17, 18), chunk(0, 21),
+			}))
+			keys := keysOf(lane.manifest)
+			require.Len(t, keys, 3)
+			require.NoError(t, damage(b, keys[1], keys[0]))
+			lane, _, err = Open(t.Context(), config(js))
+			require.NoError(t, err)
+			err = lane.Restore(t.Context(), func(*eventv1.Segment, []byte) error { return nil })
+			require.ErrorIs(t, err, ErrDamaged)
+			require.ErrorContains(t, err, keys[1])
+			require.ErrorContains(t, err, name)
+		})
+	}
+}
+
+func TestNewerFormatIsRefused(t *testing.T) {
+	js, b := newBucket(t)
+	_, err := b.put(t.Context(), "dedup.3.manifest", []byte{8, 2}, 0) // format 2
+	require.NoError(t, err)
+	_, _, err = Open(t.Context(), config(js))
+	require.ErrorIs(t, err, ErrFormat)
+}
+
+func TestLowest(t *testing.T) {
+	js, _ := newBucket(t)
+	lowest := func() uint64 {
+		n, err := Lowest(t.Context(), js, "p", "dedup", 2)
+		require.NoError(t, err)
+		return n
+	}
+	require.Zero(t, lowest())
+	for lane, covered := range []uint64{9, 5} {
+		cfg := config(js)
+		cfg.Lane = lane
+		l, _, err := Open(t.Context(), cfg)
+		require.NoError(t, err)
+		require.Zero(t, lowest(), "a lane without a checkpoint needs everything")
+		require.NoError(t, l.Save(t.Context(), manifest(covered, 0), nil))
+	}
+	require.EqualValues(t, 5, lowest())
+}
+
+var errFault = errors.New("injected fault")
+
+// faulty fails one write operation: before it is done, or after it, as if the answer was lost.
+type faulty struct {
+	bucket
+	at, calls int
+	after     bool
+	dead      bool // fail everything after it as well: the process is gone
+	hit       bool
+}
+
+func (f *faulty) fault(do func() error) error {
+	call := f.calls
+	f.calls++
+	switch {
+	case call == f.at:
+		f.hit = true
+		if f.after {
+			if err := do(); err != nil {
+				return err
+			}
+		}
+		return errFault
+	case call > f.at && f.dead:
+		return errFault
+	}
+	return do()
+}
+
+func (f *faulty) get(ctx context.Context, key string) (v []byte, rev uint64, err error) {
+	err = f.fault(func() error { v, rev, err = f.bucket.get(ctx, key); return err })
+	return v, rev, err
+}
+
+func (f *faulty) put(ctx context.Context, key string, value []byte, revision uint64) (at uint64, err error) {
+	err = f.fault(func() error { at, err = f.bucket.put(ctx, key, value, revision); return err })
+	return at, err
+}
+
+func (f *faulty) remove(ctx context.Context, key string) error {
+	return f.fault(func() error { return f.bucket.remove(ctx, key) })
+}
+
+func (f *faulty) list(ctx context.Context, prefix string) (keys []string, err error) {
+	err = f.fault(func() error { keys, err = f.bucket.list(ctx, prefix); return err })
+	return keys, err
+}
+
+// TestEveryFault opens a lane with an orphan in it, restores it and saves three times, with a fault
+// at operation 0, 1, 2 … until none is left. A process that lives on repeats what failed and gets
+// everything through; one that dies leaves a state that was saved as a whole.
+func TestEveryFault(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		for _, dead := range []bool{false, true} {
+			t.Run(fmt.Sprintf("after=%v,dead=%v", after, dead), func(t *testing.T) {
+				_, b := newBucket(t)
+				hits := 0
+				for at := 0; ; at++ {
+					f := &faulty{bucket: b, at: at, after: after, dead: dead}
+					checkFault(t, b, f)
+					if !f.hit {
+						break
+					}
+					hits++
+				}
+				require.Greater(t, hits, 12)
+			})
+		}
+	}
+}
+
+func checkFault(t *testing.T, b *kv, f *faulty) {
+	ctx := t.Context()
+	keys, err := b.list(ctx, "")
+	require.NoError(t, err)
+	for _, k := range keys {
+		require.NoError(t, b.remove(ctx, k))
+	}
+	// What is there before: a checkpoint, and an orphan of a save that never was.
+	before, _, err := open(ctx, config(nil), b)
+	require.NoError(t, err)
+	base := []Chunk{chunk(0, 1, 2, 3), chunk(0, 4, 5, 6), chunk(0, 7, 8, 9)}
+	require.NoError(t, before.Save(ctx, manifest(1, 0), base))
+	require.NoError(t, before.write(ctx, []write{{&eventv1.Segment{}, []byte("orphan")}}))
+
+	saves := []struct {
+		m      *eventv1.Manifest
+		chunks []Chunk
+	}{
+		{manifest(2, 4), []Chunk{chunk(0, 110, 111), chunk(0, 112, 113, 114, 115, 116)}},
+		{manifest(3, 8), nil},
+		{manifest(4, 112), []Chunk{chunk(8, 210)}},
+	}
+	reached := 0 // saves that were reported done
+	run := func() error {
+		var lane *Lane
+		err := again(f, func() (err error) { lane, _, err = open(ctx, config(nil), f); return err })
+		if err != nil {
+			return err
+		}
+		err = again(f, func() error {
+			return lane.Restore(ctx, func(*eventv1.Segment, []byte) error { return nil })
+		})
+		if err != nil {
+			return err
+		}
+		for _, s := range saves {
+			if err := again(f, func() error { return lane.Save(ctx, s.m, s.chunks) }); err != nil {
+				return err
+			}
+			reached++
+		}
+		return nil
+	}
+	if err := run(); f.dead && f.hit {
+		if reached < len(saves) {
+			require.ErrorIs(t, err, errFault)
+		}
+	} else {
+		require.NoError(t, err)
+		require.Equal(t, len(saves), reached)
+	}
+
+	next, m, err := open(ctx, config(nil), b)
+	require.NoError(t, err)
+	got := int(m.CoveredSequence) - 1
+	require.True(t, got == reached || got == reached+1 && f.dead, "saves reported %d, found %d", reached, got)
+	all, horizon := base, int64(0)
+	for _, s := range saves[:got] {
+		all, horizon = append(all[:len(all):len(all)], s.chunks...), s.m.HorizonMs
+	}
+	require.Equal(t, visible(horizon, all), restored(t, next))
+	require.ElementsMatch(t, keysOf(next.manifest), segmentKeys(t, b), "orphans are collected")
+}
+
+// again repeats what failed by the injected fault, as a process that lives on does.
+func again(f *faulty, do func() error) error {
+	err := do()
+	for errors.Is(err, errFault) && !f.dead {
+		err = do()
+	}
+	return err
+}
+
+// TestLateArrival: the manifest of a save that timed out arrives after all, during the next save.
+func TestLateArrival(t *testing.T) {
+	_, b := newBucket(t)
+	ctx := t.Context()
+	late := &lateManifest{bucket: b}
+	lane, _, err := open(ctx, config(nil), late)
+	require.NoError(t, err)
+	late.hold = true
+	one, two := chunk(0, 1), chunk(0, 2)
+	require.ErrorIs(t, lane.Save(ctx, manifest(1, 0), []Chunk{one}), errFault)
+	late.hold = false
+	require.NoError(t, lane.Save(ctx, manifest(2, 0), []Chunk{one, two}))
+	require.True(t, late.arrived)
+	next, m, err := open(ctx, config(nil), b)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, m.CoveredSequence)
+	require.Equal(t, []string{"00000001", "00000002"}, restored(t, next))
+	require.ElementsMatch(t, keysOf(next.manifest), segmentKeys(t, b))
+}
+
+type lateManifest struct {
+	bucket
+	hold    bool
+	held    func()
+	arrived bool
+}
+
+func (l *lateManifest) put(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if strings.HasSuffix(key, "manifest") {
+		if l.hold {
+			l.held = func() {
+				_, err := l.bucket.put(ctx, key, value, revision)
+				l.arrived = err == nil
+			}
+			return 0, errFault
+		}
+		if l.held != nil {
+			l.held()
+			l.held = nil
+		}
+	}
+	return l.bucket.put(ctx, key, value, revision)
+}
+
+func TestRandomHistories(t *testing.T) {
+	js, b := newBucket(t)
+	cfg := config(js)
+	cfg.SegmentBytes = 200
+	r := rand.New(rand.NewPCG(1, 2))
+	lane, _, err := Open(t.Context(), cfg)
+	require.NoError(t, err)
+	var all []Chunk
+	horizon := int64(0)
+	for i := range uint64(300) {
+		var chunks []Chunk
+		for range r.IntN(4) {
+			times := make([]int64, 1+r.IntN(20))
+			for j := range times {
+				times[j] = horizon + r.Int64N(500)
+			}
+			chunks = append(chunks, chunk(horizon, times...))
+			horizon += r.Int64N(60)
+		}
+		all = append(all, chunks...)
+		require.NoError(t, lane.Save(t.Context(), manifest(i, horizon), chunks))
+		if r.IntN(10) == 0 {
+			lane, _, err = Open(t.Context(), cfg)
+			require.NoError(t, err)
+			require.Equal(t, visible(horizon, all), restored(t, lane))
+			require.ElementsMatch(t, keysOf(lane.manifest), segmentKeys(t, b))
+		}
+	}
+}
