@@ -52,6 +52,9 @@ func StartReal(t testing.TB, options Options) *realkafka.Real {
 	if options.Dir == "" {
 		options.Dir = t.TempDir()
 	}
+	if options.Flags == nil {
+		options.Flags = []string{"-XX:TieredStopAtLevel=1"} // a test's broker lives too short for the better compiler
+	}
 	// Loading is not part of the start's time.
 	load, cancel := context.WithTimeout(t.Context(), loadTimeout)
 	defer cancel()

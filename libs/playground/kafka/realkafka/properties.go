@@ -71,8 +71,11 @@ func (c Config) properties(ports map[string]int, logs string, certs *Certificate
 		"share.coordinator.state.topic.replication.factor": "1",
 		"share.coordinator.state.topic.min.isr":            "1",
 		"group.initial.rebalance.delay.ms":                 "0",
-		"message.max.bytes":                                strconv.Itoa(64 << 20),
-		"socket.request.max.bytes":                         strconv.Itoa(128 << 20),
+		// A killed broker may register again only when its old session is over: 9 s by default.
+		"broker.session.timeout.ms":    "4000",
+		"broker.heartbeat.interval.ms": "1000",
+		"message.max.bytes":            strconv.Itoa(64 << 20),
+		"socket.request.max.bytes":     strconv.Itoa(128 << 20),
 	}
 	if c.TLS {
 		p["ssl.keystore.type"] = "PEM"

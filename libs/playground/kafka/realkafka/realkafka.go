@@ -47,6 +47,9 @@ type Config struct {
 	Properties map[string]string
 	// Heap is the JVM's -Xmx. Default 768m.
 	Heap string
+	// Flags are further flags of the JVM. kafkatest gives -XX:TieredStopAtLevel=1, which halves the CPU of a start
+	// and costs throughput.
+	Flags []string
 	// JarDir is where the jars are, or go. Default the user's cache directory.
 	JarDir string
 	// Progress takes the line that says that jars are being loaded. Default standard error.
@@ -133,7 +136,7 @@ func (r *Real) configure(ctx context.Context) error {
 	id := make([]byte, 16)
 	rand.Read(id) // never fails
 	id[0] &= 0x7f // an id that begins with - would be read as an option
-	args := []string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", filepath.Join(r.jars, "*"), "kafka.tools.StorageTool",
+	args := []string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", filepath.Join(r.jars, "*"), "kafka.tools.StorageTool",
 		"format", "-t", base64.RawURLEncoding.EncodeToString(id), "-c", properties}
 	for _, u := range r.config.Users {
 		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
@@ -159,7 +162,11 @@ func (r *Real) Start(ctx context.Context) error {
 	}
 	defer log.Close() // the child has its own handle
 	args := []string{"-Xms128m", "-Xmx" + r.config.Heap, "-Djava.awt.headless=true",
-		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"}
+		"-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+		// Else pages of settings at each start.
+		"-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaConfig=warn",
+		"-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config=warn"}
+	args = append(args, r.config.Flags...)
 	if r.config.Kerberos != nil {
 		args = append(args, "-Djava.security.krb5.conf="+r.config.Kerberos.Conf)
 	}
