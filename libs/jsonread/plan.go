@@ -3,6 +3,7 @@ package jsonread
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -12,6 +13,7 @@ type Plan struct {
 	paths   []string
 	entries []entry
 	root    node
+	nodes   int32
 }
 
 // entry is a field that is looked for in one object of the document: the value at a path, an
@@ -19,6 +21,9 @@ type Plan struct {
 // document (the reader refuses a planned field that occurs twice), so an entry is met at most once.
 type entry struct {
 	path string
+	// literal is the field's name with quote and colon, as documents usually spell it. Empty when
+	// the name cannot be in a document unescaped.
+	literal string
 	// outs are the indexes of the paths whose value this is.
 	outs []int32
 	// flat is the entry of the document's own field that is named like the whole path; it wins.
@@ -31,6 +36,8 @@ type entry struct {
 // node is what is looked for in one object.
 type node struct {
 	names table
+	// number is the node's own, from 0.
+	number int32
 	// ids maps a name to its entry; used while the plan is made.
 	ids map[string]int32
 }
@@ -39,7 +46,7 @@ type node struct {
 // for a field of the document that is itself named "a.b.c"; where there are both, the field with
 // the exact name wins. The same path may be given more than once.
 func NewPlan(paths []string) (*Plan, error) {
-	p := &Plan{paths: append([]string(nil), paths...)}
+	p := &Plan{paths: slices.Clone(paths), nodes: 1}
 	for i, path := range p.paths {
 		switch {
 		case path == "":
@@ -63,7 +70,8 @@ func NewPlan(paths []string) (*Plan, error) {
 				break
 			}
 			if p.entries[id].child == nil {
-				p.entries[id].child = new(node)
+				p.entries[id].child = &node{number: p.nodes}
+				p.nodes++
 			}
 			at, rest, done = p.entries[id].child, after, done+1
 		}
@@ -86,7 +94,11 @@ func (p *Plan) entry(n *node, name, path string) int32 {
 		n.ids = make(map[string]int32)
 	}
 	id := int32(len(p.entries))
-	p.entries = append(p.entries, entry{path: path, flat: -1})
+	e := entry{path: path, flat: -1}
+	if end, escaped, bad := scanString([]byte(name+`"`), 0); bad == fine && !escaped && end == len(name) {
+		e.literal = name + `":`
+	}
+	p.entries = append(p.entries, e)
 	n.ids[name] = id
 	return id
 }

@@ -182,6 +182,37 @@ func TestManyPaths(t *testing.T) {
 	}
 }
 
+// The order of the fields is guessed from the documents before: whatever comes, the guess must not
+// change what is read.
+func TestGuessesChangeNothing(t *testing.T) {
+	paths := []string{"a", "ab", "n.a", "n.b", `q"`, `c\nd`, "é", "last"}
+	p, err := NewPlan(paths)
+	require.NoError(t, err)
+	r, out, fresh := NewReader(p, Limits{}), make([]Value, len(paths)), make([]Value, len(paths))
+	for _, doc := range []string{
+		`{"a":1,"ab":2,"n":{"a":3,"b":4},"q\"":5,"c\\nd":6,"é":7,"last":8}`,
+		`{"a":1,"ab":2,"n":{"a":3,"b":4},"q\"":5,"c\\nd":6,"é":7,"last":8}`,
+		`{"a" :1, "ab": 2,"n":{"b":3,"a":4},"q"":5}`,
+		`{"q\"":5,"c\nd":6}`,
+		`{"a":1,"q":0,"x":{"a":1},"ab":2,"n":{"x":0,"a":3},"c\nd":6,"\u00e9":7}`,
+		`{"last":8,"é":7,"n":{},"ab":2,"a":1}`,
+		`{"last":8,"é":7,"n":{},"ab":2,"a":1,"last":8}`,
+		`{"a":1,"a":1}`,
+		`{"a":1,"ab":2,"a":3}`,
+		`{"a":1,"ab`,
+		`{"a":1,"ab"`,
+		`{"a":1,"ab":`,
+		`{"a":1,ab":2}`,
+		`{"a":1,"ab":2,"n":{"a":3,"b":4},"q\"":5,"c\\nd":6,"é":7,"last":8}`,
+	} {
+		got, want := r.Read([]byte(doc), out), NewReader(p, Limits{}).Read([]byte(doc), fresh)
+		require.Equal(t, want, got, doc)
+		if want == nil {
+			require.Equal(t, fresh, out, doc)
+		}
+	}
+}
+
 func TestReadAllocatesNothing(t *testing.T) {
 	p, err := NewPlan([]string{"id", "user.name", "tags"})
 	require.NoError(t, err)
