@@ -28,7 +28,7 @@ func BenchmarkRead(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.Run(d.name, func(b *testing.B) {
+		b.Run(d.name+"/jsonread", func(b *testing.B) {
 			p, err := NewPlan(d.paths)
 			if err != nil {
 				b.Fatal(err)

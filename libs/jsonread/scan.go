@@ -24,8 +24,9 @@ func special(x uint64) uint64 {
 // scanString reads the inside of a string and stops at the quote that ends it.
 func scanString(b []byte, i int) (end int, escaped bool, bad fault) {
 	for {
-		for i+8 <= len(b) {
-			if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+		// In unsigned numbers, so that the compiler sees that no bounds need checking.
+		for uint(i) < uint(len(b)) && uint(i)+8 <= uint(len(b)) {
+			if m := special(binary.LittleEndian.Uint64(b[i : i+8])); m != 0 {
 				i += bits.TrailingZeros64(m) >> 3
 				break
 			}
