@@ -21,7 +21,6 @@ const (
 	DefaultUsername = "default"
 	defaultGSSAPI   = "kafka"
 	defaultKrb5Conf = "/etc/krb5.conf"
-	groupPrefix     = "sluice-"
 )
 
 // Values of start that are not a time.
@@ -29,6 +28,9 @@ const (
 	StartEarliest = "EARLIEST"
 	StartLatest   = "LATEST"
 )
+
+// DefaultGroup is the consumer group of a pipeline that names none.
+func DefaultGroup(id string) string { return "sluice-" + id }
 
 // WithDefaults returns a copy of the specification in which every default is written out, `db.table`
 // is taken apart and field paths are in their normal form. Doing it twice changes nothing more.
@@ -83,7 +85,7 @@ func kafkaDefaults(p *controlv1.Pipeline) {
 		k.Isolation = controlv1.Isolation_READ_COMMITTED
 	}
 	if k.Group == "" {
-		k.Group = groupPrefix + p.Id
+		k.Group = DefaultGroup(p.Id)
 	}
 	if k.GetSasl().GetMechanism() == controlv1.SASL_GSSAPI_KERBEROS {
 		if k.Sasl.Gssapi == nil {

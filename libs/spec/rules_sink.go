@@ -2,8 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -28,24 +26,6 @@ func (c *checks) clickhouse(ch *controlv1.ClickHouseSink) {
 		c.add(sinkField+".table", ch.Table, "names the database again", "give table: "+table)
 	}
 	c.tls(sinkField+".tls", ch.Tls)
-	for _, name := range slices.Sorted(maps.Keys(ch.Settings)) {
-		if slices.Contains(protocolSettings, name) {
-			c.add(fmt.Sprintf("%s.settings[%q]", sinkField, name), ch.Settings[name],
-				"belongs to the exactly-once protocol", "leave it out; Sluice sets it with every insert")
-		}
-	}
-}
-
-// protocolSettings decide whether a retried insert is recognised (docs/architecture.md, the sink).
-var protocolSettings = []string{
-	"async_insert",
-	"async_insert_deduplicate",
-	"deduplicate_insert",
-	"distributed_foreground_insert",
-	"insert_deduplicate",
-	"insert_deduplication_token",
-	"insert_distributed_sync",
-	"wait_for_async_insert",
 }
 
 func (c *checks) columns(p *controlv1.Pipeline) {

@@ -3,8 +3,9 @@
 //
 // Guaranteed: an unknown or repeated key is an error with line and column; Validate reports all
 // problems, each with field, value and remedy; WithDefaults is idempotent and changes no argument.
-// Not looked at here: whether the brokers, the topic, the server and the table exist and fit. That
-// needs the network and is the control service's part.
+// Not looked at here: whether the brokers, the topic, the server and the table exist and fit, nor the
+// settings of inserts, which package clickhouse knows. That needs the network and is the control
+// service's part.
 package spec
 
 import controlv1 "sluice/gen/sluice/control/v1"

@@ -27,7 +27,6 @@ sink:
     database: shop
     table: shop.orders
     tls: {key_file: /k.pem}
-    settings: {insert_deduplicate: "0", async_insert: "1"}
 columns:
   - {name: a, type: String}
   - {name: a, from: $nothing}

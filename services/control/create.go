@@ -1,0 +1,186 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/clickhouse"
+	"sluice/libs/kafka"
+	"sluice/libs/registry"
+	"sluice/libs/spec"
+)
+
+// Create checks a pipeline and starts it. A call that fails leaves nothing that a second one would
+// stumble over: the record, which makes the pipeline, is stored last.
+func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*controlv1.CreateResponse, error) {
+	id := req.GetPipeline().GetId()
+	if err := s.free(ctx, id); err != nil {
+		return nil, err
+	}
+	c, err := s.check(ctx, req.GetPipeline(), true)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ownGroup(ctx, c.spec); err != nil {
+		return nil, err
+	}
+	if !req.GetValidateOnly() {
+		if err := s.prepareTable(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	now := timestamppb.Now()
+	rec := &controlv1.PipelineRecord{
+		Spec: c.spec, Desired: controlv1.DesiredState_RUNNING, Generation: 1,
+		Schemas:      []*controlv1.Schema{{Revision: 1, Columns: c.columns}},
+		StartOffsets: c.start, Guarantee: clickhouse.GuaranteeOf(c.table),
+		CreateTime: now, UpdateTime: now,
+	}
+	resp := &controlv1.CreateResponse{Pipeline: rec, Warnings: c.allWarnings()}
+	if req.GetValidateOnly() {
+		return resp, nil
+	}
+	rec.Uid = uuid.NewString()
+
+	unlock, err := s.locks.lock(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := s.free(ctx, id); err != nil {
+		return nil, err
+	}
+	s.forgetGroup(ctx, c.spec)
+	// What an earlier pipeline of this id may have left (a registry that was lost) is not this one's.
+	if err := s.remove(ctx, id); err != nil {
+		return nil, stored(ctx, err)
+	}
+	if err := s.ensure(ctx, c.spec); err != nil {
+		return nil, stored(ctx, err)
+	}
+	if err := s.store(ctx, rec); err != nil {
+		return nil, err
+	}
+	s.log.Info("pipeline created", "pipeline", id, "uid", rec.Uid, "guarantee", rec.Guarantee.GetLevel().String())
+	return resp, nil
+}
+
+// free tells whether an id can be taken.
+func (s *Service) free(ctx context.Context, id string) error {
+	rec, _, err := s.registry.Get(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return nil
+	case err != nil:
+		return stored(ctx, err)
+	case rec.Desired == controlv1.DesiredState_DELETING:
+		return codef(codes.AlreadyExists, "pipeline %q is still being deleted: try again when it is gone", id)
+	}
+	return codef(codes.AlreadyExists, "pipeline %q exists: update it, or choose another id", id)
+}
+
+// store stores a new record. When the answer is lost, the uid tells whether the record is ours.
+func (s *Service) store(ctx context.Context, rec *controlv1.PipelineRecord) error {
+	_, err := s.registry.Create(ctx, rec)
+	if err == nil {
+		return nil
+	}
+	if there, _, again := s.registry.Get(ctx, rec.Spec.Id); again == nil && there.Uid == rec.Uid {
+		return nil
+	}
+	return stored(ctx, err)
+}
+
+// prepareTable makes the table or gives it a window, where that was asked for, and looks at it again.
+func (s *Service) prepareTable(ctx context.Context, c *checked) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.ProbeTimeout)
+	defer cancel()
+	sink := c.spec.Sink.Clickhouse
+	var err error
+	switch {
+	case c.create != nil:
+		err = clickhouse.CreateTable(ctx, sink, c.create, c.spec.GetDedup().GetKey())
+	case sink.SetDeduplicationWindow && c.table.Window == 0:
+		err = clickhouse.SetDeduplicationWindow(ctx, sink, c.table)
+	default:
+		return nil
+	}
+	if err == nil {
+		c.table, err = clickhouse.Describe(ctx, sink)
+	}
+	if err != nil {
+		problem, unreachable := refused(err)
+		if unreachable {
+			return verdict(nil, []string{"ClickHouse cannot be asked: " + problem.What})
+		}
+		return verdict([]spec.Problem{problem}, nil)
+	}
+	// The types are now as the server prints them.
+	var problems []spec.Problem
+	c.columns, _, problems = fit(c.spec, c.table)
+	return verdict(problems, nil)
+}
+
+// allWarnings adds what the guarantee leaves to be wished for.
+func (c *checked) allWarnings() []string {
+	warnings := c.warnings
+	g := clickhouse.GuaranteeOf(c.table)
+	if g.GetLevel() != controlv1.Guarantee_EXACTLY_ONCE {
+		text := "at least once: " + g.GetReason()
+		if g.GetRemedy() != "" {
+			text += " For exactly once: " + g.GetRemedy()
+		}
+		return append(warnings, text)
+	}
+	cover := clickhouse.Coverage(g.GetDeduplicationWindow(), c.spec.GetLanes(), c.spec.GetBatch().GetMaxDelay().AsDuration())
+	if cover < 10*time.Minute {
+		warnings = append(warnings, fmt.Sprintf("the table remembers %d blocks, at full speed those of %s: an insert in doubt for longer may be repeated; raise the table's deduplication window or batch.max_delay",
+			g.GetDeduplicationWindow(), cover.Round(time.Second)))
+	}
+	return warnings
+}
+
+// ownGroup refuses a consumer group that another pipeline uses: each would be given only some partitions.
+func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
+	all, err := s.registry.List(ctx)
+	if err != nil {
+		return stored(ctx, err)
+	}
+	group := p.GetSource().GetKafka().GetGroup()
+	for _, other := range all {
+		if other.GetSpec().GetId() != p.GetId() && other.GetSpec().GetSource().GetKafka().GetGroup() == group {
+			return &invalid{[]spec.Problem{{Field: "source.kafka.group", Value: group, What: "is used by pipeline " + other.Spec.Id,
+				Remedy: "give another group, or leave it out"}}}
+		}
+	}
+	return nil
+}
+
+// forgetGroup removes the offsets that an earlier pipeline of this id has committed, so that nothing is
+// skipped by them. A group that the user has named may be meant to go on and stays.
+func (s *Service) forgetGroup(ctx context.Context, p *controlv1.Pipeline) {
+	source := p.GetSource().GetKafka()
+	if source.GetGroup() != spec.DefaultGroup(p.GetId()) {
+		return
+	}
+	s.deleteGroup(ctx, p)
+}
+
+// deleteGroup removes the consumer group as far as Kafka allows: a cluster that is gone must not keep a
+// pipeline from being deleted, and a new pipeline of the id tries again.
+func (s *Service) deleteGroup(ctx context.Context, p *controlv1.Pipeline) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.StopTimeout)
+	defer cancel()
+	source := p.GetSource().GetKafka()
+	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
+	if err != nil {
+		s.log.Warn("the consumer group could not be removed", "pipeline", p.GetId(), "group", source.GetGroup(), "error", err)
+	}
+}

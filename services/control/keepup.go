@@ -1,0 +1,103 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/registry"
+)
+
+// retryAfter is the pause before a look after the pipelines that failed is repeated.
+const retryAfter = time.Second
+
+// keepUp watches the records. It makes missing streams and buckets when a record is new or has
+// changed and every CheckEvery, and finishes deletions. What fails is tried again.
+func (s *Service) keepUp(ctx context.Context) error {
+	pictures := make(chan map[string]*controlv1.PipelineRecord, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return s.registry.Watch(ctx, func(picture map[string]*controlv1.PipelineRecord) {
+			select {
+			case <-pictures: // the older picture is of no use any more
+			default:
+			}
+			pictures <- picture
+		})
+	})
+	g.Go(func() error {
+		var picture map[string]*controlv1.PipelineRecord
+		kept := map[string]uint64{} // generation by uid of the pipelines that are complete
+		next := time.NewTimer(s.config.CheckEvery)
+		defer next.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case picture = <-pictures:
+			case <-next.C:
+				clear(kept)
+				s.kafka.sweep(time.Now())
+			}
+			if s.look(ctx, picture, kept) {
+				next.Reset(s.config.CheckEvery)
+			} else {
+				next.Reset(retryAfter)
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// look sees to every pipeline of a picture and tells whether all is well.
+func (s *Service) look(ctx context.Context, picture map[string]*controlv1.PipelineRecord, kept map[string]uint64) bool {
+	well := true
+	var deletions errgroup.Group
+	for id, rec := range picture {
+		if rec.Desired == controlv1.DesiredState_DELETING {
+			// One that waits for units that do not answer must not hold up the others.
+			deletions.Go(func() error {
+				err := s.finishDelete(ctx, rec)
+				if err != nil && ctx.Err() == nil {
+					s.log.Warn("deletion is not finished; trying again", "pipeline", id, "error", err)
+				}
+				return err
+			})
+			continue
+		}
+		if kept[rec.Uid] == rec.Generation {
+			continue
+		}
+		if err := s.complete(ctx, id, rec.Uid); err != nil {
+			well = false
+			if ctx.Err() == nil {
+				s.log.Warn("streams and bucket cannot be looked after; trying again", "pipeline", id, "error", err)
+			}
+			continue
+		}
+		kept[rec.Uid] = rec.Generation
+	}
+	return deletions.Wait() == nil && well
+}
+
+// complete makes what a pipeline lacks, unless it was deleted since the picture was taken.
+func (s *Service) complete(ctx context.Context, id, uid string) error {
+	unlock, err := s.locks.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, _, err := s.registry.Get(ctx, id)
+	switch {
+	case errors.Is(err, registry.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case rec.Uid != uid || rec.Desired == controlv1.DesiredState_DELETING:
+		return nil
+	}
+	return s.ensure(ctx, rec.Spec)
+}

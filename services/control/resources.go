@@ -1,0 +1,81 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/fencedlog"
+)
+
+// stateBucket is the bucket of a pipeline's checkpoints and positions.
+func stateBucket(id string) string { return "sluice_" + id + "_state" }
+
+// logStages are the logs that a pipeline may ever have had; Remove does not mind those it never had.
+var logStages = []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
+
+// logsOf are the logs that a pipeline needs.
+func logsOf(p *controlv1.Pipeline) []string {
+	if p.GetDedup() == nil {
+		return []string{fencedlog.Ingest, fencedlog.DeadLetters}
+	}
+	return []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
+}
+
+// logBytes bounds the log of a stage; Kafka holds what does not fit. It is some seconds at full speed,
+// more than lies between two checkpoints. smallLogBytes is for servers that have not that much to give.
+const (
+	logBytes      = 2 << 30
+	smallLogBytes = 256 << 20
+)
+
+// storageExceeded is what a server answers that cannot promise the bytes of a stream.
+const storageExceeded jetstream.ErrorCode = 10047
+
+// ensure makes the streams and the bucket of a pipeline that are missing. Nothing is lost by calling
+// it at any time: what is there stays.
+func (s *Service) ensure(ctx context.Context, p *controlv1.Pipeline) error {
+	for _, stage := range logsOf(p) {
+		log := fencedlog.Log{Pipeline: p.GetId(), Stage: stage}
+		limits := fencedlog.Limits{MaxBytes: logBytes}
+		if stage == fencedlog.DeadLetters {
+			limits.MaxBytes = 0 // kept until somebody looks; a full one would stop the pipeline
+		}
+		err := fencedlog.Ensure(ctx, s.js, log, limits)
+		var api *jetstream.APIError
+		if errors.As(err, &api) && api.ErrorCode == storageExceeded {
+			err = fencedlog.Ensure(ctx, s.js, log, fencedlog.Limits{MaxBytes: smallLogBytes})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket:      stateBucket(p.GetId()),
+		Description: "checkpoints and positions of pipeline " + p.GetId(),
+		Storage:     jetstream.FileStorage,
+		History:     1,
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
+		return fmt.Errorf("make bucket %s: %w", stateBucket(p.GetId()), err)
+	}
+	return nil
+}
+
+// remove removes the streams and the bucket of a pipeline and what its units have reported. It is no
+// error when they are gone already.
+func (s *Service) remove(ctx context.Context, id string) error {
+	for _, stage := range logStages {
+		if err := fencedlog.Remove(ctx, s.js, fencedlog.Log{Pipeline: id, Stage: stage}); err != nil {
+			return err
+		}
+	}
+	err := s.js.DeleteKeyValue(ctx, stateBucket(id))
+	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove bucket %s: %w", stateBucket(id), err)
+	}
+	return s.registry.DeleteStatuses(ctx, id)
+}

@@ -1,0 +1,202 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/spec"
+)
+
+// silence is after how long without a word a unit counts as not looked after. Owners report at least
+// every 5 s, by clocks that may be some seconds apart from ours.
+const silence = 30 * time.Second
+
+// offsets is where the partitions of a topic begin and end now.
+type offsets struct {
+	topicID       [16]byte
+	earliest, end map[int32]int64
+}
+
+// addUp makes the status of a pipeline of its record, of the offsets in Kafka (nil: unknown) and of
+// what its units have reported. It is a pure function.
+//
+// The lag: the offsets must have been read before the reports. Then every count is of the same moment
+// or later than the end that it is held against, and what one unit has reported late is counted by
+// the unit before it or after it: a record is at worst counted as still on its way when it is settled
+// already, never the other way round. So the parts may be negative, each for itself, and only their
+// sum is clamped.
+func addUp(rec *controlv1.PipelineRecord, at *offsets, units []*stagev1.UnitStatus, now time.Time) *controlv1.PipelineStatus {
+	st := &controlv1.PipelineStatus{Id: rec.GetSpec().GetId(), Guarantee: rec.GetGuarantee()}
+	order := spec.Stages(rec.Spec)
+	sum := map[string]*counts{}
+	for _, stage := range order {
+		sum[stage] = &counts{}
+	}
+	ingest := map[int32]*stagev1.UnitStatus{}
+	var troubles troubles
+	owned := map[string]map[uint32]bool{}
+	for _, u := range units {
+		c := sum[u.Stage]
+		if c == nil {
+			continue // of a stage that the pipeline does not have
+		}
+		t := u.GetTally()
+		c.records += t.GetRecords()
+		c.rows += t.GetRows()
+		st.DeadLetters += t.GetDeadLetters()
+		st.StateKeys += u.GetStateKeys()
+		st.StateBytes += u.GetStateBytes()
+		switch u.Stage {
+		case spec.StageIngest:
+			st.RecordsIn += t.GetRecords()
+			st.Tombstones += t.GetTombstones()
+			ingest[int32(u.Unit)] = u
+		case spec.StageDedup:
+			st.Duplicates += t.GetDuplicates()
+		case spec.StageSink:
+			st.RowsOut += t.GetRows()
+			c.settled += t.GetRows() + t.GetDeadLetters()
+		}
+		working := u.Condition != stagev1.UnitStatus_STOPPED && u.Condition != stagev1.UnitStatus_CONDITION_UNSPECIFIED
+		if working && u.Owner != "" {
+			if owned[u.Stage] == nil {
+				owned[u.Stage] = map[uint32]bool{}
+			}
+			owned[u.Stage][u.Unit] = true
+		}
+		if working && u.LastError != "" {
+			troubles.add(u.Stage, u.Unit, u.LastError)
+		} else if working && u.UpdateTime != nil && now.Sub(u.UpdateTime.AsTime()) > silence {
+			troubles.add(u.Stage, u.Unit, "no word from its owner "+u.Owner+" for more than "+silence.String())
+		}
+		st.Lanes = append(st.Lanes, &controlv1.LaneStatus{
+			Stage: u.Stage, Unit: strconv.FormatUint(uint64(u.Unit), 10), Owner: u.Owner,
+			Position: strconv.FormatUint(u.Position, 10), Lag: u.Lag,
+			StateKeys: u.StateKeys, StateBytes: u.StateBytes, LastError: u.LastError,
+		})
+	}
+	slices.SortStableFunc(st.Lanes, func(a, b *controlv1.LaneStatus) int {
+		return cmp.Compare(slices.Index(order, a.Stage), slices.Index(order, b.Stage))
+	})
+	st.Errors = troubles.list(order)
+
+	var waiting int64 // in Kafka
+	begun := true
+	if at != nil {
+		for partition, end := range at.end {
+			waiting += max(0, end-next(rec, at, partition, ingest[partition]))
+			begun = begun && len(ingest[partition].GetTopicId()) > 0
+		}
+	}
+	// In the logs: what a stage has passed on and the next has not taken; at the end, not written.
+	inLogs := int64(0)
+	for i, stage := range order {
+		if i+1 < len(order) && order[i+1] != spec.StageSink {
+			inLogs += int64(sum[stage].rows) - int64(sum[order[i+1]].records)
+		} else if i+1 < len(order) {
+			inLogs += int64(sum[stage].rows) - int64(sum[spec.StageSink].settled)
+		}
+	}
+	if !begun {
+		// Without the counts of a partition (NATS was restarted, or it has a new owner that has not
+		// spoken) what the sink has written of it must not be taken for other partitions' records.
+		inLogs = max(0, inLogs)
+	}
+	st.Lag = uint64(max(0, waiting+inLogs))
+	st.State = stateOf(rec, at, owned, len(st.Errors) > 0)
+	return st
+}
+
+type counts struct{ records, rows, settled uint64 }
+
+// next is the offset from which on a partition's records count as not read. A partition that nobody
+// has begun, or whose topic was made anew since, counts from where it will begin.
+func next(rec *controlv1.PipelineRecord, at *offsets, partition int32, u *stagev1.UnitStatus) int64 {
+	earliest := at.earliest[partition]
+	if string(u.GetTopicId()) == string(at.topicID[:]) {
+		// What Kafka has dropped before it was read cannot be waited for.
+		return max(int64(u.Position), earliest)
+	}
+	if len(u.GetTopicId()) == 0 && string(rec.GetStartOffsets().GetTopicId()) == string(at.topicID[:]) {
+		if start, ok := rec.StartOffsets.Offsets[partition]; ok {
+			return max(start, earliest)
+		}
+	}
+	return earliest
+}
+
+func stateOf(rec *controlv1.PipelineRecord, at *offsets, owned map[string]map[uint32]bool, troubled bool) controlv1.PipelineStatus_State {
+	switch rec.Desired {
+	case controlv1.DesiredState_DELETING:
+		return controlv1.PipelineStatus_DELETING
+	case controlv1.DesiredState_PAUSED:
+		return controlv1.PipelineStatus_PAUSED
+	}
+	if troubled || at == nil {
+		return controlv1.PipelineStatus_DEGRADED
+	}
+	for _, stage := range spec.Stages(rec.Spec) {
+		if stage == spec.StageIngest {
+			for partition := range at.end {
+				if !owned[stage][uint32(partition)] {
+					return controlv1.PipelineStatus_STARTING
+				}
+			}
+			continue
+		}
+		for lane := range rec.Spec.Lanes {
+			if !owned[stage][lane] {
+				return controlv1.PipelineStatus_STARTING
+			}
+		}
+	}
+	return controlv1.PipelineStatus_RUNNING
+}
+
+// troubles gathers what units wait for; the same trouble of several units of a stage is one.
+type troubles []trouble
+
+type trouble struct {
+	stage string
+	text  string
+	units []uint32
+}
+
+func (t *troubles) add(stage string, unit uint32, text string) {
+	for i, known := range *t {
+		if known.stage == stage && known.text == text {
+			(*t)[i].units = append(known.units, unit)
+			return
+		}
+	}
+	*t = append(*t, trouble{stage, text, []uint32{unit}})
+}
+
+func (t troubles) list(order []string) []string {
+	slices.SortStableFunc(t, func(a, b trouble) int {
+		return cmp.Compare(slices.Index(order, a.stage), slices.Index(order, b.stage))
+	})
+	var lines []string
+	for _, one := range t {
+		slices.Sort(one.units)
+		numbers := make([]string, len(one.units))
+		for i, u := range one.units {
+			numbers[i] = strconv.FormatUint(uint64(u), 10)
+		}
+		unit := "lane"
+		if one.stage == spec.StageIngest {
+			unit = "partition"
+		}
+		if len(numbers) > 1 {
+			unit += "s"
+		}
+		lines = append(lines, fmt.Sprintf("%s, %s %s: %s", one.stage, unit, strings.Join(numbers, " "), one.text))
+	}
+	return lines
+}
