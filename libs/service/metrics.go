@@ -43,8 +43,14 @@ func newMetrics(name string, nc *nats.Conn) (*prometheus.Registry, *sdkmetric.Me
 	return reg, sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)), nil
 }
 
-// Version is the module's version, or the commit that it was built from.
+// version is set by the linker (-X sluice/libs/service.version=…), never at run time.
+var version string
+
+// Version is what the build says, else the module's version, else the commit that it was built from.
 func Version() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
