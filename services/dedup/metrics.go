@@ -1,0 +1,61 @@
+package dedup
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"sluice/libs/batch"
+)
+
+// metrics are all that the stage counts. There are no labels.
+type metrics struct {
+	rows        metric.Int64Counter
+	duplicates  metric.Int64Counter
+	late        metric.Int64Counter
+	bytes       metric.Int64Counter
+	foldSeconds metric.Float64Counter
+	checkpoints metric.Float64Histogram
+}
+
+func newMetrics(m metric.Meter) (*metrics, error) {
+	if m == nil {
+		m = noop.Meter{}
+	}
+	var out metrics
+	var errs [6]error
+	out.rows, errs[0] = m.Int64Counter("sluice.dedup.rows", metric.WithUnit("{row}"),
+		metric.WithDescription("Rows taken from the ingest log."))
+	out.duplicates, errs[1] = m.Int64Counter("sluice.dedup.duplicates", metric.WithUnit("{row}"),
+		metric.WithDescription("Rows dropped as duplicates."))
+	out.bytes, errs[2] = m.Int64Counter("sluice.dedup.bytes", metric.WithUnit("By"),
+		metric.WithDescription("Bytes read from the ingest log."))
+	out.foldSeconds, errs[3] = m.Float64Counter("sluice.dedup.fold.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time spent deciding."))
+	out.checkpoints, errs[4] = m.Float64Histogram("sluice.dedup.checkpoint.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time to make a checkpoint."),
+		metric.WithExplicitBucketBoundaries(.001, .005, .01, .05, .1, .5, 1, 5, 10, 60))
+	out.late, errs[5] = m.Int64Counter("sluice.dedup.late", metric.WithUnit("{row}"),
+		metric.WithDescription("Rows passed that were too late by their event time to be remembered."))
+	for _, err := range errs {
+		if err != nil {
+			return nil, fmt.Errorf("make the metrics: %w", err)
+		}
+	}
+	return &out, nil
+}
+
+func (m *metrics) batch(ctx context.Context, before, after batch.Tally, late uint64, bytes int, took time.Duration) {
+	m.rows.Add(ctx, int64(after.Records-before.Records))
+	m.duplicates.Add(ctx, int64(after.Duplicates-before.Duplicates))
+	m.late.Add(ctx, int64(late))
+	m.bytes.Add(ctx, int64(bytes))
+	m.foldSeconds.Add(ctx, took.Seconds())
+}
+
+func (m *metrics) checkpoint(ctx context.Context, took time.Duration) {
+	m.checkpoints.Record(ctx, took.Seconds())
+}
