@@ -16,7 +16,10 @@ import (
 	"sluice/libs/playground/kafka/kafkatest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// sarama counts fetches in the default registry of go-metrics too, whose one goroutine lives as long as the process.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 func TestTopicAndOffsets(t *testing.T) {
 	b := kafkatest.OpenFake(t, playground.Config{Topics: map[string]int32{"t": 3}})
