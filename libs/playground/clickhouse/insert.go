@@ -43,6 +43,9 @@ func (c *conn) insert(run *running, st *statement, params []param) error {
 	if err != nil {
 		return err
 	}
+	if !proto.FeatureClientWriteInfo.In(c.version) {
+		return nil // older clients expect no progress of an INSERT
+	}
 	c.progress(proto.Progress{WroteRows: uint64(rows), WroteBytes: uint64(file.size)})
 	return nil
 }
