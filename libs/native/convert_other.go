@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"unsafe"
 
 	"sluice/libs/jsonread"
 )
@@ -90,11 +91,15 @@ func hexDigit(c byte) byte {
 
 // parseAddr reads an IP address. Zones ("%eth0") have no place in the types.
 func parseAddr(v jsonread.Value) (netip.Addr, bool) {
-	if v.Kind != jsonread.String {
+	text := v.Raw
+	if v.Escaped {
+		text = v.AppendText(nil)
+	}
+	if v.Kind != jsonread.String || len(text) == 0 {
 		return netip.Addr{}, false
 	}
-	var buf [64]byte
-	a, err := netip.ParseAddr(string(textOf(v, buf[:0])))
+	// What keeps the string is the error, and that goes no further.
+	a, err := netip.ParseAddr(unsafe.String(&text[0], len(text)))
 	return a, err == nil && a.Zone() == ""
 }
 

@@ -111,10 +111,13 @@ func dateTime64Converter(t *Type) converter {
 			switch {
 			case !ok:
 				ticks, f = quotedTicks(b, t.precision)
-			case seconds < minDateTime64 || seconds > maxInt64/perSecond-1:
+			case seconds < minDateTime64 || seconds > min(maxDateTime64, maxInt64/perSecond):
 				f = tooBig
 			default:
 				ticks = seconds*perSecond + fractionTicks(fraction, t.precision)
+				if seconds > 0 && ticks < 0 {
+					f = tooBig // the last second that nanoseconds reach is not a whole one
+				}
 			}
 		case jsonread.Number:
 			ticks, f = numberTicks(v.Raw, t.precision)
