@@ -125,3 +125,26 @@ func readStrings(t *testing.T, c *ch.Client, query string) (out []string) {
 	}), query)
 	return out
 }
+
+// TestEngineLargeBlock: blocks whose parts go to the socket as they lie, and dictionaries whose
+// numbers take one, two and four bytes.
+func TestEngineLargeBlock(t *testing.T) {
+	addr, db := clickhousetest.StartDB(t)
+	c := dial(t, addr, ch.CompressionDisabled)
+	for i, distinct := range []int64{256, 257, 65536, 65537, 70000} {
+		t.Run(fmt.Sprint(distinct), func(t *testing.T) {
+			table := fmt.Sprintf("%s.large%d", db, i)
+			do(t, c, "CREATE TABLE "+table+" (n UInt32, c Array(LowCardinality(Nullable(String)))) ENGINE = MergeTree ORDER BY n")
+			numbers, values := newColumn(t, "UInt32", false), newColumn(t, "Array(LowCardinality(Nullable(String)))", false)
+			const rows = 70000
+			for n := range int64(rows) {
+				require.NoError(t, numbers.AppendInt(n))
+				// One key of the dictionary is NULL's.
+				require.NoError(t, values.AppendJSON(read(t, fmt.Sprintf(`["v%d", null]`, n%(distinct-1)))))
+			}
+			insert(t, c, table, numbers, values)
+			require.Equal(t, []string{fmt.Sprint(rows)}, readStrings(t, c, fmt.Sprintf(
+				"SELECT toString(countIf(c[1] = concat('v', toString(n %% %d)) AND c[2] IS NULL AND length(c) = 2)) FROM %s", distinct-1, table)))
+		})
+	}
+}
