@@ -133,8 +133,8 @@ func TestCanonicalIsBounded(t *testing.T) {
 	out := make([]Value, 1)
 	require.NoError(t, NewReader(p, Limits{Keys: 200_000}).Read([]byte(`{"v":{`+b.String()+`"last":0}}`), out))
 	out[0].AppendCanonical(nil)
-	// Quadratic work on these would take minutes.
-	require.Less(t, time.Since(start), 20*time.Second)
+	// Quadratic work on these would take an hour.
+	require.Less(t, time.Since(start), 2*time.Minute)
 }
 
 func TestCanonicalAllocatesNothingForScalars(t *testing.T) {
