@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/IBM/sarama"
+	"github.com/jcmturner/gokrb5/v8/krberror"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 )
@@ -73,7 +74,7 @@ func Permanent(err error) bool {
 		record    tls.RecordHeaderError
 	)
 	switch {
-	case errors.As(err, &config), errors.As(err, &invalid), refusedByTLS(err),
+	case errors.As(err, &config), errors.As(err, &invalid), refusedByTLS(err), refusedByKerberos(err),
 		errors.As(err, &authority), errors.As(err, &host), errors.As(err, &cert), errors.As(err, &record):
 		return true
 	}
@@ -134,6 +135,8 @@ func hint(source *controlv1.KafkaSource, err error) string {
 		return "the brokers refused the TLS connection: they may want a client certificate that they trust, in source.kafka.tls.cert_file and key_file"
 	case errors.As(err, &record):
 		return "this listener does not speak TLS: leave out source.kafka.tls, or name the TLS port"
+	case refusedByKerberos(err):
+		return "the Kerberos server refused source.kafka.sasl: check username, password or keytab, realm and service_name"
 	case errors.Is(err, sarama.ErrSASLAuthenticationFailed):
 		return "the brokers refused the credentials in source.kafka.sasl"
 	case errors.Is(err, sarama.ErrUnsupportedSASLMechanism), errors.Is(err, sarama.ErrIllegalSASLState):
@@ -161,6 +164,12 @@ func hint(source *controlv1.KafkaSource, err error) string {
 func refusedByTLS(err error) bool {
 	var op *net.OpError
 	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+// refusedByKerberos tells a refusal of the key distribution centre from one that cannot be reached.
+func refusedByKerberos(err error) bool {
+	var k krberror.Krberror
+	return errors.As(err, &k) && k.RootCause != krberror.NetworkingError
 }
 
 func closedByPeer(err error) bool {
