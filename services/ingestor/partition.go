@@ -26,6 +26,9 @@ const (
 	idleSettle = 50 * time.Millisecond
 	// stopGrace bounds how long a partition that is given up may take to put into the log what it has read.
 	stopGrace = 5 * time.Second
+	// silence is how long a partition must have been silent for its topic to be looked at again: half
+	// of the time for which the consumer always waits after it has lost a topic.
+	silence = kafka.RetryBackoff / 2
 	// keylessBlock is how many offsets in a row go to one lane when events have no key.
 	keylessBlock = 4096
 	// burst is how many records are taken between two looks at the clock.
@@ -80,11 +83,7 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 	})
 	defer stop()
 	p.app.fail = cancel
-	wait, err := p.startLanes(work)
-	if err != nil {
-		return err
-	}
-	defer wait()
+	defer p.startLanes(work)()
 
 	p.lastSettle = time.Now()
 	if p.dirty {
@@ -145,7 +144,7 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 // is silent for its retry back-off whenever it loses the topic.
 func (p *partition) checkIncarnation(ctx context.Context) error {
 	now := time.Now()
-	silent := now.Sub(p.lastRecord) >= kafka.RetryBackoff/2
+	silent := now.Sub(p.lastRecord) >= silence
 	p.lastRecord = now
 	if !silent {
 		return nil
@@ -347,16 +346,12 @@ func (p *partition) finish(ctx context.Context) error {
 }
 
 // startLanes starts an appender for each lane and returns what waits for them to end.
-func (p *partition) startLanes(ctx context.Context) (wait func(), err error) {
+func (p *partition) startLanes(ctx context.Context) (wait func()) {
 	var running sync.WaitGroup
 	for i := range p.pos.lanes {
 		l := &lane{index: i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
 		for range buffersPerLane {
-			columns, err := p.plan.NewColumns()
-			if err != nil {
-				return nil, err
-			}
-			l.free <- &buffer{columns: columns}
+			l.free <- &buffer{columns: p.plan.NewColumns()}
 		}
 		l.fill = <-l.free
 		p.lanes = append(p.lanes, l)
@@ -369,5 +364,5 @@ func (p *partition) startLanes(ctx context.Context) (wait func(), err error) {
 			close(l.work)
 		}
 		running.Wait()
-	}, nil
+	}
 }

@@ -1,0 +1,81 @@
+package ingestor
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
+	"sluice/libs/fencedlog"
+)
+
+func TestRecoverPosition(t *testing.T) {
+	old, now := topicID{1}, topicID{2}
+	body := func(id topicID, next int64) []byte {
+		b, err := proto.Marshal(&eventv1.IngestPosition{TopicId: id[:], NextOffset: next, Tally: &eventv1.Tally{Records: 50}})
+		require.NoError(t, err)
+		return b
+	}
+	at := func(positions ...string) map[int]fencedlog.Last {
+		last := map[int]fencedlog.Last{}
+		for lane, p := range positions {
+			if p != "" {
+				last[lane] = fencedlog.Last{Position: p}
+			}
+		}
+		return last
+	}
+	counted := batch.Tally{Records: 50}
+	for name, c := range map[string]struct {
+		log  fencedlog.Recovered
+		dead string
+		want position
+	}{
+		"new partition": {
+			want: position{id: now, next: 7, lanes: []int64{7, 7}, dead: 7, fresh: true},
+		},
+		"crash before the first settle": {
+			log:  fencedlog.Recovered{Last: at(token(now, 12), "")},
+			want: position{id: now, next: 7, lanes: []int64{12, 7}, dead: 7, fresh: true},
+		},
+		"settled": {
+			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 33), token(now, 40))},
+			want: position{id: now, next: 40, tally: counted, lanes: []int64{40, 40}, dead: 40},
+		},
+		"lanes and dead letters ahead of the fence": {
+			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 45), token(now, 60))},
+			dead: token(now, 52),
+			want: position{id: now, next: 40, tally: counted, lanes: []int64{45, 60}, dead: 52},
+		},
+		"topic made anew": {
+			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(old, 4000), token(old, 3999))},
+			dead: token(old, 4000),
+			want: position{id: now, next: 7, tally: counted, lanes: []int64{7, 7}, dead: 7, fresh: true},
+		},
+		"topic made anew, crash before the first settle since": {
+			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(now, 9), token(old, 3999))},
+			want: position{id: now, next: 7, tally: counted, lanes: []int64{9, 7}, dead: 7, fresh: true},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := recoverPosition(now, 7, 2, c.log, c.dead)
+			require.NoError(t, err)
+			require.Equal(t, c.want, got)
+		})
+	}
+	_, err := recoverPosition(now, 7, 1, fencedlog.Recovered{Last: at("nonsense")}, "")
+	require.ErrorContains(t, err, `position "nonsense"`)
+}
+
+func TestFirstOffset(t *testing.T) {
+	id := topicID{3}
+	rec := &controlv1.PipelineRecord{StartOffsets: &controlv1.StartOffsets{TopicId: id[:], Offsets: map[int32]int64{0: 100}}}
+	require.Equal(t, int64(100), firstOffset(rec, id, 0, 5), "pinned when the pipeline was made")
+	require.Equal(t, int64(120), firstOffset(rec, id, 0, 120), "expired meanwhile")
+	require.Equal(t, int64(5), firstOffset(rec, id, 1, 5), "a partition added later")
+	require.Equal(t, int64(5), firstOffset(rec, topicID{4}, 0, 5), "the topic was made anew")
+	require.Equal(t, int64(5), firstOffset(&controlv1.PipelineRecord{}, id, 0, 5), "EARLIEST")
+}
