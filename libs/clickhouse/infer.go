@@ -88,6 +88,8 @@ func (k kind) String() string {
 	switch {
 	case k.name == "":
 		return "String"
+	case k.name == kindNatural:
+		return kindInt
 	case k.elem == nil:
 		return k.name
 	case k.elem.null && k.elem.elem == nil:
@@ -98,6 +100,9 @@ func (k kind) String() string {
 }
 
 const (
+	// kindNatural is an Int64 that has not been negative yet: together with larger ones it makes UInt64.
+	kindNatural = "natural"
+
 	kindInt    = "Int64"
 	kindUInt   = "UInt64"
 	kindFloat  = "Float64"
@@ -123,12 +128,16 @@ func join(a, b kind) kind {
 	pair := func(x, y string) bool { return a.name == x && b.name == y || a.name == y && b.name == x }
 	out := kind{name: kindString, null: a.null || b.null}
 	switch {
-	case pair(kindInt, kindFloat), pair(kindUInt, kindFloat):
+	case pair(kindNatural, kindInt):
+		out.name = kindInt
+	case pair(kindNatural, kindUInt):
+		out.name = kindUInt
+	case pair(kindInt, kindFloat), pair(kindUInt, kindFloat), pair(kindNatural, kindFloat):
 		out.name = kindFloat
 	case pair(kindInt, kindUInt):
 		// Negative numbers together with some beyond 2^63: neither 64-bit type takes both, exactly.
 		out.name = "Int128"
-	case pair("Int128", kindInt), pair("Int128", kindUInt):
+	case pair("Int128", kindInt), pair("Int128", kindUInt), pair("Int128", kindNatural):
 		out.name = "Int128"
 	case pair("Int128", kindFloat):
 		out.name = kindFloat
@@ -177,6 +186,8 @@ func number(text string) kind {
 	switch {
 	case !ok:
 		return kind{name: kindString}
+	case n.IsInt64() && n.Sign() >= 0:
+		return kind{name: kindNatural}
 	case n.IsInt64():
 		return kind{name: kindInt}
 	case n.IsUint64():

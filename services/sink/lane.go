@@ -17,6 +17,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/batch"
+	"sluice/libs/checkpoint"
 	"sluice/libs/clickhouse"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
@@ -92,7 +93,7 @@ func (l *lane) run(ctx context.Context) (err error) {
 
 // take makes the lane ours and its past known.
 func (l *lane) take(ctx context.Context) error {
-	kv, err := l.js.KeyValue(ctx, stateBucket(l.record.GetSpec().GetId()))
+	kv, err := l.js.KeyValue(ctx, checkpoint.Bucket(l.record.GetSpec().GetId()))
 	if err != nil {
 		return fmt.Errorf("open the state bucket: %w", err)
 	}
@@ -295,6 +296,3 @@ func lingering(ctx context.Context, d time.Duration) (context.Context, func()) {
 		}
 	}
 }
-
-// stateBucket is the bucket of a pipeline's state.
-func stateBucket(pipeline string) string { return "sluice_" + pipeline + "_state" }
