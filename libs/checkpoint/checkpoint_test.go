@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -316,18 +317,23 @@ var errFault = errors.New("injected fault")
 // faulty fails one write operation: before it is done, or after it, as if the answer was lost.
 type faulty struct {
 	bucket
-	at, calls int
-	after     bool
-	dead      bool // fail everything after it as well: the process is gone
-	hit       bool
+	at    int
+	after bool
+	dead  bool // fail everything after it as well: the process is gone
+
+	mu    sync.Mutex
+	calls int  // guarded by mu
+	hit   bool // guarded by mu until all calls have returned
 }
 
 func (f *faulty) fault(do func() error) error {
+	f.mu.Lock()
 	call := f.calls
 	f.calls++
+	f.hit = f.hit || call == f.at
+	f.mu.Unlock()
 	switch {
 	case call == f.at:
-		f.hit = true
 		if f.after {
 			if err := do(); err != nil {
 				return err

@@ -36,6 +36,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // world is a pipeline's logs and bucket on a real server, and what was put in.
 type world struct {
 	t      *testing.T
+	nats   *natstest.Server
+	nc     *nats.Conn
 	js     jetstream.JetStream
 	record *controlv1.PipelineRecord
 	input  fencedlog.Log
@@ -47,13 +49,14 @@ type world struct {
 
 func newWorld(t *testing.T, window time.Duration) *world {
 	t.Helper()
-	nc, err := nats.Connect(natstest.Start(t), nats.MaxReconnects(-1))
+	server := natstest.New(t)
+	nc, err := nats.Connect(server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond), nats.ReconnectBufSize(-1))
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	w := &world{
-		t: t, js: js, ins: map[uint64]*eventv1.EventBatch{},
+		t: t, nats: server, nc: nc, js: js, ins: map[uint64]*eventv1.EventBatch{},
 		input:  fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest},
 		output: fencedlog.Log{Pipeline: "p", Stage: fencedlog.Dedup},
 		record: &controlv1.PipelineRecord{Uid: "u", Spec: &controlv1.Pipeline{
@@ -103,11 +106,27 @@ func (w *world) lane(o *owner, index int) *lane {
 	return l
 }
 
-// running starts a lane; stop ends it with a cause and returns what run did.
+// running starts a lane, and starts it again when another has taken it, as the lane manager does;
+// stop ends it with a cause and returns what run did.
 func (w *world) running(o *owner, index int) (stop func(cause error) error) {
 	ctx, cancel := context.WithCancelCause(w.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- w.lane(o, index).run(ctx) }()
+	go func() {
+		for {
+			err := w.lane(o, index).run(ctx)
+			taken := errors.Is(err, fencedlog.ErrFenced) || errors.Is(err, checkpoint.ErrConflict)
+			if err != nil && !taken {
+				done <- err
+				return
+			}
+			select {
+			case <-ctx.Done():
+				done <- nil
+				return
+			case <-time.After(rand.N(40 * time.Millisecond)): // so that of two, one gets its turn
+			}
+		}
+	}()
 	return func(cause error) error {
 		cancel(cause)
 		return <-done
@@ -272,7 +291,7 @@ func TestRandomKills(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 7))
 			w := newWorld(t, 300*time.Millisecond)
 			producers := []*producer{w.producer("0", 0), w.producer("1", 0)}
-			var zombies []func(error) error
+			zombie := func(error) error { return nil }
 			for range 25 {
 				stop := w.running(newOwner(), 0)
 				before := w.count()
@@ -289,21 +308,12 @@ func TestRandomKills(t *testing.T) {
 				case 1:
 					require.NoError(t, stop(lanes.ErrStopping))
 				case 2: // it goes on, unaware
-					zombies = append(zombies, stop)
+					require.NoError(t, zombie(lanes.ErrLost))
+					zombie = stop
 				}
 			}
 			stop := w.running(newOwner(), 0)
-			for _, z := range zombies {
-				// A zombie ends by itself, fenced, or is killed here; both are fine.
-				if err := z(lanes.ErrLost); err != nil {
-					require.True(t, errors.Is(err, fencedlog.ErrFenced) || errors.Is(err, checkpoint.ErrConflict), "%v", err)
-				}
-			}
-			// The last one was perhaps fenced by a zombie that was just starting.
-			if err := stop(lanes.ErrStopping); err != nil {
-				require.True(t, errors.Is(err, fencedlog.ErrFenced) || errors.Is(err, checkpoint.ErrConflict), "%v", err)
-			}
-			stop = w.running(newOwner(), 0)
+			require.NoError(t, zombie(lanes.ErrLost))
 			w.check()
 			require.NoError(t, stop(lanes.ErrStopping))
 			w.check()
@@ -314,22 +324,7 @@ func TestRandomKills(t *testing.T) {
 // TestTwoOwnersFight: two instances that both believe to own the lane, and never stop believing it.
 func TestTwoOwnersFight(t *testing.T) {
 	w := newWorld(t, 300*time.Millisecond)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	var wg sync.WaitGroup
-	for i := range 2 {
-		wg.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(i), 9))
-			for ctx.Err() == nil {
-				if err := w.lane(newOwner(), 0).run(ctx); err == nil {
-					continue
-				}
-				select { // as the lane manager does between attempts
-				case <-ctx.Done():
-				case <-time.After(time.Duration(r.IntN(40)) * time.Millisecond):
-				}
-			}
-		})
-	}
+	one, two := w.running(newOwner(), 0), w.running(newOwner(), 0)
 	r := rand.New(rand.NewPCG(3, 3))
 	p := w.producer("0", 0)
 	for range 300 {
@@ -337,8 +332,8 @@ func TestTwoOwnersFight(t *testing.T) {
 		p.send(randomKeys(r)...)
 	}
 	w.check()
-	cancel(lanes.ErrLost)
-	wg.Wait()
+	require.NoError(t, one(lanes.ErrLost))
+	require.NoError(t, two(lanes.ErrLost))
 	w.check()
 }
 
