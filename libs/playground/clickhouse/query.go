@@ -172,7 +172,8 @@ func (c *conn) answer(run *running, st *statement, params []param) error {
 		return err
 	}
 	if s.sent {
-		proto.Profile{Rows: s.rows, Blocks: s.blocks, Bytes: s.bytes}.EncodeAware(&c.out, c.version)
+		// Calculated, as a server says: a client that has to calculate for itself may crash (18.16 does).
+		proto.Profile{Rows: s.rows, Blocks: s.blocks, Bytes: s.bytes, CalculatedRowsBeforeLimit: true}.EncodeAware(&c.out, c.version)
 	}
 	c.progress(proto.Progress{Rows: s.read.rows, Bytes: s.read.bytes})
 	return nil

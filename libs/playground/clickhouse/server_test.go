@@ -2,6 +2,7 @@ package clickhouse_test
 
 import (
 	"context"
+	"os"
 	"testing"
 
 	chgo "github.com/ClickHouse/clickhouse-go/v2"
@@ -12,7 +13,12 @@ import (
 	"sluice/libs/playground/clickhouse/clickhousetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(child(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func connect(t *testing.T, change ...func(*chgo.Options)) driver.Conn {
 	t.Helper()
