@@ -248,7 +248,9 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 	s.sql(ordersTable)
 	const secret = "hunter2-is-not-to-be-seen"
 	t.Setenv("SLUICE_TEST_SECRET", secret)
-	from := func() *controlv1.Secret { return &controlv1.Secret{From: &controlv1.Secret_Env{Env: "SLUICE_TEST_SECRET"}} }
+	from := func() *controlv1.Secret {
+		return &controlv1.Secret{From: &controlv1.Secret_Env{Env: "SLUICE_TEST_SECRET"}}
+	}
 	pipeline := s.parse(orders)
 	pipeline.Sink.Clickhouse.Password = from()
 	pipeline.Source.Kafka.Sasl = &controlv1.SASL{Mechanism: controlv1.SASL_PLAIN, Username: "u", Password: from()}

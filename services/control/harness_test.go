@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -38,7 +39,6 @@ type plant struct {
 	registry *registry.Registry
 	kafka    string
 	admin    *kadm.Client
-	producer *kgo.Client
 	logs     *syncBuffer
 	stop     func() // ends the service, not its parts
 }
@@ -46,18 +46,21 @@ type plant struct {
 // quick keeps tests short: units that do not answer are given up soon.
 var quick = control.Config{StopTimeout: 2 * time.Second, CheckEvery: 300 * time.Millisecond, ProbeTimeout: 10 * time.Second}
 
-// newPlant starts NATS, a broker and the service.
+// newPlant starts NATS, a broker and the service. The test fails when goroutines are left of them.
 func newPlant(t *testing.T) *plant {
 	t.Helper()
+	here := goleak.IgnoreCurrent()
+	meters := goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick") // sarama's, one a process
+	t.Cleanup(func() { goleak.VerifyNone(t, here, meters) })
 	p := &plant{t: t, nats: natstest.Start(t), kafka: kafkatest.StartFake(t), logs: &syncBuffer{}}
 	_, p.js = natstest.Connect(t, p.nats)
 	r, err := registry.Open(t.Context(), p.js)
 	require.NoError(t, err)
 	p.registry = r
-	p.producer, err = kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	client, err := kgo.NewClient(kgo.SeedBrokers(p.kafka))
 	require.NoError(t, err)
-	t.Cleanup(p.producer.Close)
-	p.admin = kadm.NewClient(p.producer)
+	t.Cleanup(client.Close)
+	p.admin = kadm.NewClient(client)
 	p.start(quick)
 	return p
 }
@@ -128,9 +131,13 @@ func (p *plant) topic(name string, partitions int32, events ...string) {
 
 func (p *plant) produce(name string, partitions int32, events ...string) {
 	p.t.Helper()
+	// A client of its own: one that has known a topic does not see that it was made anew.
+	producer, err := kgo.NewClient(kgo.SeedBrokers(p.kafka), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(p.t, err)
+	defer producer.Close()
 	for i, event := range events {
 		r := &kgo.Record{Topic: name, Partition: int32(i) % partitions, Value: []byte(event)}
-		require.NoError(p.t, p.producer.ProduceSync(p.t.Context(), r).FirstErr())
+		require.NoError(p.t, producer.ProduceSync(p.t.Context(), r).FirstErr())
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/playground/kafka"
+	"sluice/libs/playground/kafka/kafkatest"
 	"sluice/libs/registry"
 	"sluice/services/control"
 )
@@ -79,16 +81,16 @@ func TestUpdate(t *testing.T) {
 // TestUpdateToAnotherCluster: brokers of another cluster are refused once something was read.
 func TestUpdateToAnotherCluster(t *testing.T) {
 	s, rec := created(t)
-	other := newPlant(t)
-	other.topic("orders", 2, events(1)...)
+	other := kafkatest.OpenFake(t, kafka.Config{Topics: map[string]int32{"orders": 2}}).Addr()
+	t.Cleanup(s.stop) // before the broker that it is connected to
 	pipeline := s.parse(orders)
-	pipeline.Source.Kafka.Brokers = []string{other.kafka}
+	pipeline.Source.Kafka.Brokers = []string{other}
 	id := make([]byte, 16)
 	id[0] = 7
 	require.NoError(t, s.registry.PutStatus(t.Context(), &stagev1.UnitStatus{Pipeline: "orders", PipelineUid: rec.Uid, Stage: "ingest", TopicId: id}))
 	_, err := s.client.Update(t.Context(), &controlv1.UpdateRequest{Pipeline: pipeline})
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))
-	require.ErrorContains(t, err, "source.kafka.brokers: "+other.kafka+": are of another cluster")
+	require.ErrorContains(t, err, "source.kafka.brokers: "+other+": are of another cluster")
 }
 
 func TestPauseAndResume(t *testing.T) {
