@@ -88,7 +88,14 @@ func (c *Column) Truncate(rows int) {
 }
 
 func (c *Column) mark() {
-	c.marks = c.root.mark(c.marks[:0])
+	switch n := c.root.(type) { // the two that most columns are, without a call
+	case *fixed:
+		c.marks = append(c.marks[:0], len(n.buf))
+	case *text:
+		c.marks = append(c.marks[:0], len(n.buf), n.n)
+	default:
+		c.marks = n.mark(c.marks[:0])
+	}
 	c.marked = c.n
 }
 

@@ -68,7 +68,7 @@ func parseUUID(id *[16]byte, b []byte) bool {
 			}
 			pos++
 		}
-		hi, lo := hexDigit(b[pos]), hexDigit(b[pos+1])
+		hi, lo := hexDigits[b[pos]], hexDigits[b[pos+1]]
 		if hi|lo > 15 {
 			return false
 		}
@@ -78,16 +78,19 @@ func parseUUID(id *[16]byte, b []byte) bool {
 	return true
 }
 
-// hexDigit is the value of a hexadecimal digit, 255 for other bytes.
-func hexDigit(c byte) byte {
-	switch {
-	case c >= '0' && c <= '9':
-		return c - '0'
-	case c|0x20 >= 'a' && c|0x20 <= 'f':
-		return c | 0x20 - 'a' + 10
+// hexDigits is the value of each hexadecimal digit, 255 for other bytes.
+var hexDigits = func() (table [256]byte) {
+	for i := range table {
+		table[i] = 255
 	}
-	return 255
-}
+	for i, c := range []byte("0123456789abcdef") {
+		table[c] = byte(i)
+	}
+	for i, c := range []byte("ABCDEF") {
+		table[c] = byte(10 + i)
+	}
+	return table
+}()
 
 // parseAddr reads an IP address. Zones ("%eth0") have no place in the types.
 func parseAddr(v jsonread.Value) (netip.Addr, bool) {
