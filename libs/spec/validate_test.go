@@ -99,3 +99,17 @@ func TestSecretsCannotBeWrittenDown(t *testing.T) {
 	_, err := spec.Parse("p.yaml", []byte("sink: {clickhouse: {password: hunter2}}\n"))
 	require.ErrorContains(t, err, "p.yaml:1:31")
 }
+
+func TestWarnings(t *testing.T) {
+	require.Empty(t, spec.Warnings(parse(t, minimal)))
+	p := parse(t, `source: {kafka: {sasl: {mechanism: PLAIN}}}
+sink: {clickhouse: {addr: ["a:9000", "a:8123"], tls: {insecure_skip_verify: true}}}
+`)
+	got := spec.Warnings(p)
+	require.Len(t, got, 3)
+	require.Contains(t, got[0], "PLAIN without tls sends the password over the network")
+	require.Contains(t, got[1], "sink.clickhouse.tls.insecure_skip_verify: ")
+	require.Contains(t, got[2], "sink.clickhouse.addr[1]: a:8123: port 8123 is usually HTTP")
+	p.Source.Kafka.Tls = p.Sink.Clickhouse.Tls
+	require.Contains(t, spec.Warnings(p)[0], "source.kafka.tls.insecure_skip_verify: ")
+}

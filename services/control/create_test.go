@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -273,4 +274,28 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 	s.stop()
 	require.NotContains(t, s.logs.String(), secret)
 	require.Contains(t, s.logs.String(), "listening")
+}
+
+// TestCreateAtTheSameTime: one of many wins, the others are told, and nothing of it is left broken.
+func TestCreateAtTheSameTime(t *testing.T) {
+	s := newSite(t)
+	s.topic("orders", 1, events(3)...)
+	s.sql(ordersTable)
+	answers := make(chan error, 6)
+	for range cap(answers) {
+		go func() {
+			_, err := s.client.Create(context.Background(), &controlv1.CreateRequest{Pipeline: s.parse(orders)})
+			answers <- err
+		}()
+	}
+	won := 0
+	for range cap(answers) {
+		if err := <-answers; err == nil {
+			won++
+		} else {
+			require.Equal(t, codes.AlreadyExists, status.Code(err), err)
+		}
+	}
+	require.Equal(t, 1, won)
+	require.ElementsMatch(t, complete("orders"), s.streams("orders"))
 }

@@ -8,11 +8,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 )
 
-// stateBucket is the bucket of a pipeline's checkpoints and positions.
-func stateBucket(id string) string { return "sluice_" + id + "_state" }
+
 
 // logStages are the logs that a pipeline may ever have had; Remove does not mind those it never had.
 var logStages = []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
@@ -54,13 +54,13 @@ func (s *Service) ensure(ctx context.Context, p *controlv1.Pipeline) error {
 		}
 	}
 	_, err := s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket:      stateBucket(p.GetId()),
+		Bucket:      checkpoint.Bucket(p.GetId()),
 		Description: "checkpoints and positions of pipeline " + p.GetId(),
 		Storage:     jetstream.FileStorage,
 		History:     1,
 	})
 	if err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
-		return fmt.Errorf("make bucket %s: %w", stateBucket(p.GetId()), err)
+		return fmt.Errorf("make bucket %s: %w", checkpoint.Bucket(p.GetId()), err)
 	}
 	return nil
 }
@@ -73,9 +73,9 @@ func (s *Service) remove(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	err := s.js.DeleteKeyValue(ctx, stateBucket(id))
+	err := s.js.DeleteKeyValue(ctx, checkpoint.Bucket(id))
 	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return fmt.Errorf("remove bucket %s: %w", stateBucket(id), err)
+		return fmt.Errorf("remove bucket %s: %w", checkpoint.Bucket(id), err)
 	}
 	return s.registry.DeleteStatuses(ctx, id)
 }
