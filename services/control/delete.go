@@ -82,7 +82,8 @@ func (s *Service) awaitStop(ctx context.Context, rec *controlv1.PipelineRecord) 
 		}
 		working := 0
 		for _, u := range units {
-			if u.Condition != stagev1.UnitStatus_STOPPED {
+			// One without an owner only says why nobody could begin.
+			if u.Condition != stagev1.UnitStatus_STOPPED && u.Owner != "" {
 				working++
 			}
 		}

@@ -198,6 +198,22 @@ func TestDeleteWithoutAnswer(t *testing.T) {
 	require.Contains(t, s.logs.String(), "the consumer group could not be removed")
 }
 
+// TestDeleteOfWhatNeverBegan: a unit that nobody owns (its topic is gone, say) is not waited for.
+func TestDeleteOfWhatNeverBegan(t *testing.T) {
+	s, rec := created(t)
+	s.stop()
+	patient := quick
+	patient.StopTimeout = time.Hour
+	s.start(patient)
+	require.NoError(t, s.registry.PutStatus(t.Context(), &stagev1.UnitStatus{
+		Pipeline: "orders", PipelineUid: rec.Uid, Stage: "ingest", Condition: stagev1.UnitStatus_WAITING, LastError: "no topic",
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err := s.client.Delete(ctx, &controlv1.DeleteRequest{Id: "orders"})
+	require.NoError(t, err)
+}
+
 // TestDeleteOutlivesACrash: the service dies after each step of a deletion; the next one finishes it.
 func TestDeleteOutlivesACrash(t *testing.T) {
 	s, rec := created(t)

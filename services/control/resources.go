@@ -12,8 +12,6 @@ import (
 	"sluice/libs/fencedlog"
 )
 
-
-
 // logStages are the logs that a pipeline may ever have had; Remove does not mind those it never had.
 var logStages = []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
 
