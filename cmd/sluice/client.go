@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,12 +48,14 @@ func (c *client) do(cmd *cobra.Command, f func(ctx context.Context, api controlv
 	return c.explain(f(ctx, api))
 }
 
-// explain adds where the service was looked for when it was not there.
+// explain adds where the service was looked for when nobody was there. UNAVAILABLE may also be the
+// service's own word, about NATS or Kafka; it stays as it is.
 func (c *client) explain(err error) error {
-	if status.Code(err) != codes.Unavailable {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() != codes.Unavailable || !strings.HasPrefix(st.Message(), "connection error") {
 		return err
 	}
-	return fmt.Errorf("control service at %s (set --server or SLUICE_SERVER): %w", c.server, err)
+	return status.Errorf(codes.Unavailable, "no control service at %s (set --server or SLUICE_SERVER): %s", c.server, st.Message())
 }
 
 // complete offers the ids of the pipelines to the shell.

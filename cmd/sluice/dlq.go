@@ -16,7 +16,16 @@ import (
 )
 
 func dlqCommand(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "dlq", Short: "Look at the events that could not be delivered"}
+	cmd := &cobra.Command{
+		Use:   "dlq",
+		Short: "Look at the events that could not be delivered",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q for %q; there is: ls", args[0], cmd.CommandPath())
+			}
+			return cmd.Help()
+		},
+	}
 	cmd.AddCommand(dlqListCommand(c))
 	return cmd
 }

@@ -31,7 +31,7 @@ const exitCodesText = `Exit codes of sluice:
   1    failed; the message says why. demo: the proof failed
   2    the command line is wrong, or the pipeline's specification was refused
   3    there is no such pipeline
-  4    the control service cannot be reached, or it cannot reach NATS
+  4    the control service cannot be reached, or cannot itself reach NATS, Kafka or ClickHouse
   5    not done within the time allowed (wait)
   130  interrupted (Ctrl-C); standalone and dev stop in good order then and return 0
        unless a second signal comes

@@ -117,7 +117,8 @@ type progress struct {
 
 func (p *progress) status(s *controlv1.PipelineStatus, err error) {
 	now := time.Now()
-	if !p.terminal && now.Sub(p.last) < cmp.Or(p.every, progressEvery) {
+	done := err == nil && s.GetLag() == 0 // the last line is always shown
+	if !p.terminal && !done && now.Sub(p.last) < cmp.Or(p.every, progressEvery) {
 		return
 	}
 	if err != nil {
