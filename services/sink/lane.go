@@ -76,6 +76,7 @@ func (l *lane) run(ctx context.Context) (err error) {
 	if err := l.take(ctx); err != nil {
 		return err
 	}
+	asked := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	blocks := make(chan *filled)     // unbuffered: one block is sent, the next is collected, none waits between
 	free := make(chan *assembler, 2) // their memory
@@ -85,8 +86,8 @@ func (l *lane) run(ctx context.Context) (err error) {
 	g.Go(func() error { return l.collect(ctx, from, pending, free, blocks) })
 	g.Go(func() error { return l.send(ctx, free, blocks) })
 	err = g.Wait()
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil // asked to stop
+	if asked.Err() != nil && errors.Is(err, context.Cause(asked)) {
+		return nil
 	}
 	return err
 }

@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"log/slog"
 
+	"go.opentelemetry.io/otel/metric/noop"
+
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/clickhouse"
 	"sluice/libs/fencedlog"
@@ -41,6 +43,9 @@ var (
 
 // New makes the sink; Run sets it to work.
 func New(deps service.Deps, registry lanes.Registry) (*Sink, error) {
+	if deps.Meter == nil {
+		deps.Meter = noop.NewMeterProvider().Meter(stageName)
+	}
 	m, err := newMetrics(deps.Meter)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,292 @@
+package sink
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	driver "github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/IBM/sarama"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/batch"
+	"sluice/libs/checkpoint"
+	"sluice/libs/fencedlog"
+	"sluice/libs/jsonread"
+	"sluice/libs/native"
+	"sluice/libs/playground/clickhouse/clickhousetest"
+	kafkadev "sluice/libs/playground/kafka"
+	"sluice/libs/playground/kafka/kafkatest"
+	"sluice/libs/playground/nats/natstest"
+	"sluice/libs/service"
+)
+
+func TestMain(m *testing.M) {
+	// The producer of the tests measures itself, by a goroutine that the process has once.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
+
+const patience = 30 * time.Second
+
+// world is a pipeline with real parts: a NATS server, an engine, a broker.
+type world struct {
+	t        *testing.T
+	js       jetstream.JetStream
+	nc       *nats.Conn
+	nats     *natstest.Server
+	broker   *kafkadev.Broker
+	producer sarama.SyncProducer
+	sql      driver.Conn
+	database string
+	record   *controlv1.PipelineRecord
+	writer   *fencedlog.Writer
+}
+
+// event is a row; N is a column with DEFAULT 7 and may be left out.
+type event struct {
+	ID   uint64 `json:"id"`
+	Text string `json:"text"`
+	N    *int   `json:"n,omitempty"`
+}
+
+// newWorld makes a table that takes ids below 1,000,000.
+func newWorld(t *testing.T, lanes uint32) *world {
+	t.Helper()
+	w := &world{t: t, nats: natstest.New(t)}
+	addr, database := clickhousetest.StartDB(t)
+	w.database = database
+	var err error
+	w.sql, err = driver.Open(&driver.Options{Addr: []string{addr}})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = w.sql.Close() })
+	require.NoError(t, w.sql.Exec(t.Context(), "CREATE TABLE "+database+`.t (id UInt64, text String, n Int32 DEFAULT 7,
+		CONSTRAINT small CHECK id < 1000000) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000`))
+
+	w.nc, err = nats.Connect(w.nats.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	require.NoError(t, err)
+	t.Cleanup(w.nc.Close)
+	w.js, err = jetstream.New(w.nc)
+	require.NoError(t, err)
+	for _, stage := range []string{fencedlog.Ingest, fencedlog.DeadLetters} {
+		require.NoError(t, fencedlog.Ensure(t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: stage}, fencedlog.Limits{}))
+	}
+	_, err = w.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: checkpoint.Bucket("p")})
+	require.NoError(t, err)
+
+	w.broker = kafkatest.OpenFake(t, kafkadev.Config{Topics: map[string]int32{"events": 1}})
+	config := sarama.NewConfig()
+	config.Producer.Return.Successes = true
+	w.producer, err = sarama.NewSyncProducer([]string{w.broker.Addr()}, config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = w.producer.Close() })
+
+	w.record = &controlv1.PipelineRecord{
+		Uid: "u1", Generation: 1, Desired: controlv1.DesiredState_RUNNING,
+		Spec: &controlv1.Pipeline{
+			Id: "p", Lanes: lanes,
+			Source: &controlv1.Source{Kafka: &controlv1.KafkaSource{Brokers: []string{w.broker.Addr()}, Topic: "events"}},
+			Sink:   &controlv1.Sink{Clickhouse: &controlv1.ClickHouseSink{Addr: []string{addr}, Database: database, Table: "t"}},
+			Batch:  &controlv1.Batch{Rows: 1000, Bytes: 1 << 20, MaxDelay: durationpb.New(10 * time.Millisecond)},
+		},
+		Schemas: []*controlv1.Schema{{Revision: 1, Columns: []*controlv1.SchemaColumn{
+			{Name: "id", Type: "UInt64", From: "id"}, {Name: "text", Type: "String", From: "text"},
+			{Name: "n", Type: "Int32", From: "n", DefaultExpression: "7"},
+		}}},
+	}
+	all := make([]int, lanes)
+	for i := range all {
+		all[i] = i
+	}
+	w.writer, _, err = fencedlog.Open(t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}, "0", fencedlog.Options{Lanes: all})
+	require.NoError(t, err)
+	return w
+}
+
+// send produces the events to Kafka and appends them to a lane as the ingestor does, as one batch. Rows in dropped are
+// deselected, as the dedup stage does.
+func (w *world) send(lane int, events []event, dropped ...int) {
+	w.t.Helper()
+	var b batch.Builder
+	schema := w.record.GetSchemas()[0].GetColumns()
+	paths := make([]string, len(schema))
+	columns := make([]*native.Column, len(schema))
+	for i, c := range schema {
+		paths[i] = c.GetFrom()
+		typ, err := native.ParseType(c.GetType())
+		require.NoError(w.t, err)
+		columns[i] = native.NewColumn(typ, c.GetDefaultExpression() != "")
+	}
+	plan, err := jsonread.NewPlan(paths)
+	require.NoError(w.t, err)
+	reader := jsonread.NewReader(plan, jsonread.Limits{})
+	values := make([]jsonread.Value, len(paths))
+	messages := make([]*sarama.ProducerMessage, len(events))
+	docs := make([][]byte, len(events))
+	for i, e := range events {
+		docs[i], err = json.Marshal(e)
+		require.NoError(w.t, err)
+		messages[i] = &sarama.ProducerMessage{Topic: "events", Partition: 0, Key: sarama.StringEncoder(strconv.FormatUint(e.ID, 10)), Value: sarama.ByteEncoder(docs[i])}
+	}
+	require.NoError(w.t, w.producer.SendMessages(messages))
+	for i, doc := range docs {
+		require.NoError(w.t, reader.Read(doc, values))
+		for c := range columns {
+			require.NoError(w.t, columns[c].AppendJSON(values[c]))
+		}
+		b.Add(batch.Row{Offset: messages[i].Offset}, batch.Fields{})
+	}
+	var v batch.View
+	v.SchemaRevision, v.Topic, v.ArrivalMS = 1, []byte("events"), time.Now().UnixMilli()
+	b.View(&v, func(dst []byte) []byte {
+		for _, c := range columns {
+			dst = batch.AppendColumn(dst, c.AppendWire)
+		}
+		return dst
+	})
+	if len(dropped) > 0 {
+		v.Selection = make([]byte, (v.Rows+7)/8)
+		for row := range v.Rows {
+			v.Selection[row/8] |= 1 << (row % 8)
+		}
+		for _, row := range dropped {
+			v.Selection[row/8] &^= 1 << (row % 8)
+		}
+		v.Selected = v.Rows - len(dropped)
+	}
+	_, err = w.writer.Append(w.t.Context(), lane, strconv.FormatInt(v.LastOffset+1, 10), v.Append(nil))
+	require.NoError(w.t, err)
+}
+
+// rowsOf makes events with ids from first on; each third has n.
+func rowsOf(first, n int) []event {
+	out := make([]event, n)
+	for i := range out {
+		out[i] = event{ID: uint64(first + i), Text: fmt.Sprintf("row %d %040d", first+i, i)}
+		if i%3 == 0 {
+			n := i
+			out[i].N = &n
+		}
+	}
+	return out
+}
+
+// owner is what libs/lanes is to a lane.
+type owner struct {
+	checkpoints chan chan<- error
+	mu          sync.Mutex
+	status      *stagev1.UnitStatus // guarded by mu
+}
+
+func newOwner() *owner {
+	return &owner{checkpoints: make(chan chan<- error), status: &stagev1.UnitStatus{}}
+}
+
+func (o *owner) Report(change func(*stagev1.UnitStatus)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	change(o.status)
+}
+
+func (o *owner) Checkpoints() <-chan chan<- error { return o.checkpoints }
+
+func (o *owner) snapshot() *stagev1.UnitStatus {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return proto.CloneOf(o.status)
+}
+
+// settled is how many rows the lane has dealt with.
+func (o *owner) settled() uint64 {
+	s := o.snapshot()
+	return s.GetTally().GetRows() + s.GetTally().GetDeadLetters()
+}
+
+func (o *owner) waitFor(t *testing.T, rows int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return o.settled() == uint64(rows) }, patience, 5*time.Millisecond,
+		"%d rows to be settled", rows)
+}
+
+// start runs a lane of an instance; stop ends it for a cause and returns what it returned.
+func (w *world) start(o *owner, instance string, index int, js jetstream.JetStream) (stop func(error) error) {
+	w.t.Helper()
+	l := w.lane(o, instance, index, js)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.run(ctx) }()
+	var once sync.Once
+	var result error
+	stop = func(cause error) error {
+		once.Do(func() {
+			cancel(cause)
+			result = <-done
+		})
+		return result
+	}
+	w.t.Cleanup(func() { _ = stop(context.Canceled) })
+	return stop
+}
+
+func (w *world) lane(o *owner, instance string, index int, js jetstream.JetStream) *lane {
+	s, err := New(service.Deps{Instance: instance, NATS: w.nc, JS: js, Log: slog.New(slog.DiscardHandler)}, nil)
+	require.NoError(w.t, err)
+	l, err := s.newLane(o, w.record, index, slog.New(slog.DiscardHandler))
+	require.NoError(w.t, err)
+	return l
+}
+
+// table is "rows/distinct ids" of the table.
+func (w *world) table() string {
+	w.t.Helper()
+	return w.ask("SELECT concat(toString(count()), '/', toString(uniqExact(id))) FROM " + w.database + ".t")
+}
+
+func (w *world) ask(sql string) (out string) {
+	w.t.Helper()
+	require.NoError(w.t, w.sql.QueryRow(context.Background(), sql).Scan(&out))
+	return out
+}
+
+// letters are all dead letters of the pipeline, in the log's order.
+func (w *world) letters() (out []*eventv1.DeadLetter) {
+	w.t.Helper()
+	stream, err := w.js.Stream(w.t.Context(), fencedlog.Log{Pipeline: "p", Stage: fencedlog.DeadLetters}.Stream())
+	require.NoError(w.t, err)
+	last := stream.CachedInfo().State.LastSeq
+	for seq := uint64(1); seq <= last; seq++ {
+		msg, err := stream.GetMsg(w.t.Context(), seq)
+		require.NoError(w.t, err)
+		var b eventv1.DeadLetterBatch
+		if msg.Header.Get("Sluice-Position") == "" {
+			continue // a fence
+		}
+		require.NoError(w.t, proto.Unmarshal(msg.Data, &b))
+		out = append(out, b.GetLetters()...)
+	}
+	return out
+}
+
+// position is the lane's position as it is stored.
+func (w *world) position(index int) *eventv1.SinkPosition {
+	w.t.Helper()
+	kv, err := w.js.KeyValue(w.t.Context(), checkpoint.Bucket("p"))
+	require.NoError(w.t, err)
+	entry, err := kv.Get(w.t.Context(), positionKey(index))
+	require.NoError(w.t, err)
+	var p eventv1.SinkPosition
+	require.NoError(w.t, proto.Unmarshal(entry.Value(), &p))
+	return &p
+}
