@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -18,6 +19,9 @@ type Inserter struct {
 	used    time.Time // when session was last used
 	version Version
 }
+
+// ErrNotConnected says that no address could be reached: nothing was sent.
+var ErrNotConnected = errors.New("clickhouse cannot be reached")
 
 // maxIdle is how long a connection is trusted that nothing was sent on: middleboxes forget it silently.
 const maxIdle = 30 * time.Second
@@ -100,5 +104,5 @@ func (n *Inserter) connect(ctx context.Context) error {
 		}
 		n.current = (n.current + 1) % len(n.addrs)
 	}
-	return errors.Join(errs...)
+	return fmt.Errorf("%w: %w", ErrNotConnected, errors.Join(errs...))
 }

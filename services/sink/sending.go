@@ -95,7 +95,7 @@ func (s *sending) insert(g *group, r block.Range) error {
 		if err := s.pause(backoff); err != nil {
 			return err
 		}
-		if class == clickhouse.Ambiguous || clickhouse.StillRunning(err) {
+		if class == clickhouse.Ambiguous && !errors.Is(err, clickhouse.ErrNotConnected) || clickhouse.StillRunning(err) {
 			// The attempt may still be running, and its query id is taken as long as it is.
 			_ = s.endAttempt()
 		}
