@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -15,16 +14,6 @@ import (
 	"sluice/libs/native"
 	"sluice/services/sink/internal/block"
 )
-
-// rows is a block with its columns, ready to be sent.
-type rows struct {
-	first, last uint64
-	lastStored  time.Time
-	revision    uint64
-	count       int
-	pending     uint64 // messages of the lane behind the block, when its last one was read
-	groups      []*group
-}
 
 // group is a block.Group with its columns.
 type group struct {
