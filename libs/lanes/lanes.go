@@ -101,6 +101,7 @@ type Manager struct {
 	session  *session           // nil while not a member
 	joinAt   time.Time          // not before
 	view     *view
+	since    time.Time // the view is from watchers opened after this
 	heard    time.Time // when the watcher last said something
 	stopping bool
 

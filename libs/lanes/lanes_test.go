@@ -461,3 +461,18 @@ func TestSameNameWaits(t *testing.T) {
 	first.stop()
 	h.eventually(t, 2*time.Second, 2, 2)
 }
+
+func TestBucketLostIsMadeAnew(t *testing.T) {
+	srv := natstest.New(t)
+	g := newLedger()
+	run := func(c *lanes.Config) { c.Run = work(g) }
+	create(t, srv.URL(), "a", 4)
+	join(t, srv.URL(), "a", run)
+	join(t, srv.URL(), "b", run)
+	g.eventually(t, 10*time.Second, 4, 2, 2)
+	before := g.startCount()
+	_, js := natstest.Connect(t, srv.URL())
+	require.NoError(t, js.DeleteKeyValue(t.Context(), lanes.Bucket))
+	require.Eventually(t, func() bool { return g.startCount() >= before+4 }, 15*time.Second, 10*time.Millisecond)
+	g.eventually(t, 15*time.Second, 4, 2, 2)
+}

@@ -80,10 +80,7 @@ func (m *Manager) step() {
 	if now.Sub(m.heard) > 2*m.renewal() {
 		// Deaf: at least our own renewal should have been heard.
 		m.heard = now
-		select {
-		case m.rewatch <- struct{}{}:
-		default:
-		}
+		m.askWatcher()
 	}
 	m.view.forget(now.Add(-markerTTL))
 	records, draining := m.picture()

@@ -138,6 +138,9 @@ func (m *Manager) endSession(reason error) {
 	m.session.guard.Stop()
 	m.session.cancel(ErrLost)
 	m.session = nil
+	// The bucket itself may have been lost and made anew, with revisions that begin again: nothing of
+	// the old view may be compared with it.
+	m.lookAfresh()
 	m.log.Warn("lost the leases of all lanes", "reason", reason)
 }
 

@@ -13,9 +13,9 @@ type event struct {
 	key   string
 	value []byte // nil: removed
 	rev   uint64
-	// synced, with began: everything that was in the bucket when the watcher was opened has come.
+	// synced: everything that was in the bucket when the watcher was opened has come.
 	synced bool
-	began  time.Time
+	began  time.Time // when the watcher was opened
 }
 
 // watch feeds the loop with the bucket's changes until ctx ends. The watcher of the client heals
@@ -41,6 +41,10 @@ func (m *Manager) watchOnce(ctx context.Context) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	select {
+	case <-m.rewatch: // asked for before this watcher began
+	default:
+	}
 	began := time.Now()
 	w, err := kv.Watch(ctx, m.cfg.Stage+".>")
 	if err != nil {
@@ -52,10 +56,6 @@ func (m *Manager) watchOnce(ctx context.Context) {
 			// Taken, so that the client is not left blocked in handing over.
 		}
 	}()
-	select {
-	case <-m.rewatch: // asked for before this watcher began
-	default:
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -76,7 +76,7 @@ func (m *Manager) watchOnce(ctx context.Context) {
 func (m *Manager) tell(ctx context.Context, e jetstream.KeyValueEntry, began time.Time) bool {
 	ev := event{synced: true, began: began}
 	if e != nil {
-		ev = event{key: strings.TrimPrefix(e.Key(), m.cfg.Stage+"."), value: e.Value(), rev: e.Revision()}
+		ev = event{began: began, key: strings.TrimPrefix(e.Key(), m.cfg.Stage+"."), value: e.Value(), rev: e.Revision()}
 		if e.Operation() != jetstream.KeyValuePut {
 			ev.value = nil
 		} else if ev.value == nil {
@@ -93,6 +93,9 @@ func (m *Manager) tell(ctx context.Context, e jetstream.KeyValueEntry, began tim
 
 // hear takes an event into the view.
 func (m *Manager) hear(ev event) {
+	if ev.began.Before(m.since) {
+		return // of a watcher from before the view was begun anew
+	}
 	now := time.Now()
 	m.heard = now
 	if ev.synced {
@@ -101,6 +104,19 @@ func (m *Manager) hear(ev event) {
 		return
 	}
 	m.view.apply(ev.key, ev.value, ev.rev, now)
+}
+
+// lookAfresh begins the view anew with a new watcher.
+func (m *Manager) lookAfresh() {
+	m.view, m.since = newView(), time.Now()
+	m.askWatcher()
+}
+
+func (m *Manager) askWatcher() {
+	select {
+	case m.rewatch <- struct{}{}:
+	default:
+	}
 }
 
 // note enters an own write before the watcher brings it. value nil: removed.
