@@ -76,16 +76,24 @@ func uuid(id uint64) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// filler is text of real entropy that still compresses a little, as names do.
+// words are what the text fields are made of: real events repeat themselves, and what travels
+// compressed must be as compressible as they are.
+var words = strings.Fields(`order payment customer session checkout basket product category price discount
+	shipping address city country browser firefox chrome safari mobile desktop tablet campaign newsletter
+	search result click view scroll purchase refund invoice account premium standard trial monthly yearly
+	europe america asia berlin paris london tokyo madrid warsaw vienna oslo active pending closed failed
+	success retry timeout api web app store partner affiliate organic direct email social referral unknown`)
+
+// filler is n bytes of text.
 func filler(seed uint64, n int) string {
-	const letters = "abcdefghijklmnopqrstuvwxyzABCDEF"
 	var b strings.Builder
 	for x := mix(seed + 1); b.Len() < n; x = mix(x + 1) {
-		for i := 0; i < 12 && b.Len() < n; i++ {
-			b.WriteByte(letters[x>>(5*i)&31])
+		for i := 0; i < 4 && b.Len() < n; i++ {
+			b.WriteString(words[x>>(16*i)&0xffff%uint64(len(words))])
+			b.WriteByte(' ')
 		}
 	}
-	return b.String()
+	return b.String()[:n]
 }
 
 // produce fills a topic with events, one in ten of which repeats one of the last 100,000. It returns
