@@ -20,7 +20,9 @@ const (
 	slotBytes    = 16
 	versionBytes = 8
 
-	minHomes = 12
+	minHomes = 16
+	// minSpare is more than touch looks ahead.
+	minSpare = 16
 )
 
 // slot is one entry. The zero slot is empty: a stored time is never zero.
@@ -49,8 +51,8 @@ func (t *table) home(hash uint64) int {
 	return int(h)
 }
 
-// full tells whether the table has to make room before the next insertion. Load stays ≤ 0.9.
-func (t *table) full() bool { return t.count*10 >= t.homes*9 }
+// full tells whether the table has to make room before the next insertion.
+func (t *table) full() bool { return t.count*100 >= t.homes*fullAt }
 
 // seek returns the first slot whose hash is not below the given one, or the empty slot where the
 // search ends. The table must have slots.
@@ -133,7 +135,7 @@ func (t *table) resized(homes int, latest bool) table {
 
 func newTable(homes int, latest bool) table {
 	homes = max(homes, minHomes)
-	n := table{homes: homes, slots: make([]slot, homes+min(128, 4+homes/4))}
+	n := table{homes: homes, slots: make([]slot, homes+min(128, minSpare+homes/4))}
 	if latest {
 		n.versions = make([]uint64, len(n.slots))
 	}
