@@ -462,6 +462,21 @@ func TestSameNameWaits(t *testing.T) {
 	h.eventually(t, 2*time.Second, 2, 2)
 }
 
+// The usual restart: the only instance of a stage is killed and comes back under its fixed name. Nobody but itself is
+// there to bury the record that it left.
+func TestKilledInstanceComesBackUnderItsName(t *testing.T) {
+	srv := natstest.New(t)
+	create(t, srv.URL(), "a", 2)
+	g, h := newLedger(), newLedger()
+	p := natstest.NewProxy(t, srv.Addr())
+	join(t, p.URL(), "a", func(c *lanes.Config) { c.Run = work(g) })
+	g.eventually(t, 5*time.Second, 2, 2)
+	p.Cut()
+	join(t, srv.URL(), "a", func(c *lanes.Config) { c.Run = work(h) })
+	took := h.eventually(t, 5*time.Second, 2, 2)
+	require.Greater(t, took, time.Second, "the lease time was not respected")
+}
+
 func TestBucketLostIsMadeAnew(t *testing.T) {
 	srv := natstest.New(t)
 	g := newLedger()

@@ -68,6 +68,12 @@ func (m *Manager) join(ctx context.Context) error {
 		s.rev, err = m.kv.Update(ctx, key, value, entry.Revision())
 	default:
 		m.see(key, entry)
+		if m.view.members[m.cfg.Instance].silent(m.cfg.LeaseTime, s.renewed) {
+			// It was killed and we are its successor. As with the dead of another name, which a member
+			// buries, its leases are void from here on; nobody else may be there to bury it.
+			s.rev, err = m.kv.Update(ctx, key, value, entry.Revision())
+			break
+		}
 		err = fmt.Errorf("another process has the name %q, or had it until a moment ago", m.cfg.Instance)
 	}
 	if err != nil {

@@ -138,11 +138,16 @@ func (v *view) owner(id laneID) string {
 	return ""
 }
 
+// silent: the record has not changed for the lease time, so its writer is dead.
+func (m *member) silent(leaseTime time.Duration, now time.Time) bool {
+	return !m.gone && now.Sub(m.changed) >= leaseTime
+}
+
 // dead are the members whose record has not changed for the lease time.
 func (v *view) dead(self string, leaseTime time.Duration, now time.Time) []string {
 	var out []string
 	for name, m := range v.members {
-		if !m.gone && m.Session != self && now.Sub(m.changed) >= leaseTime {
+		if m.Session != self && m.silent(leaseTime, now) {
 			out = append(out, name)
 		}
 	}
