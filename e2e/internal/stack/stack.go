@@ -76,7 +76,7 @@ func Run(t testing.TB, bin string, env ...string) *Stack {
 	for _, name := range Services {
 		s.services[name].Start()
 	}
-	s.WaitListen(s.ClickHouseAddr)
+	WaitListen(t, s.ClickHouseAddr)
 	for _, name := range Services {
 		s.WaitReady(name)
 	}
@@ -121,9 +121,9 @@ func (s *Stack) WaitReady(name string) {
 }
 
 // WaitListen waits until something accepts connections.
-func (s *Stack) WaitListen(addr string) {
-	s.t.Helper()
-	require.Eventually(s.t, func() bool {
+func WaitListen(t testing.TB, addr string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err != nil {
 			return false

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Action is what is done to a target.
+type Action string
+
+// The actions. Those "in an insert" wait until a block is on its way to ClickHouse.
+const (
+	Kill        Action = "kill"            // SIGKILL, and started again after a while
+	KillAll     Action = "kill all"        // every instance of a stage
+	KillInsert  Action = "kill in insert"  // while a block is on its way to ClickHouse
+	Pause       Action = "pause"           // SIGSTOP, SIGCONT after a while: what wakes up is a zombie
+	PauseInsert Action = "pause in insert" // a sink, or ClickHouse, that stops in the middle of a block
+	Add         Action = "add"             // one more instance
+	Remove      Action = "remove"          // one instance less, by SIGTERM
+	Cut         Action = "cut"             // connections break and are refused for a while
+	Mute        Action = "drop answers"    // the server gets every request, nobody hears its answers; then a cut
+	MuteInsert  Action = "drop insert's"   // the same, from a moment on when a block is on its way
+	Freeze      Action = "freeze"          // connections stay, nothing moves; then everything arrives late
+)
+
+// Targets: the stages, of which there are several instances, and the parts that are there once.
+const (
+	Ingestor   = "ingestor"
+	Dedup      = "dedup"
+	Sink       = "sink"
+	Control    = "control"
+	NATS       = "nats"
+	ClickHouse = "clickhouse"
+	Kafka      = "kafka"
+)
+
+var (
+	stages   = []string{Ingestor, Dedup, Sink}
+	services = []string{Ingestor, Dedup, Sink, Control}
+	parts    = []string{Ingestor, Dedup, Sink, Control, NATS, ClickHouse, Kafka}
+)
+
+// Instances of a stage at the start, and their bounds.
+const (
+	startInstances = 2
+	minInstances   = 1
+	maxInstances   = 3
+)
+
+// Fault is one injury.
+type Fault struct {
+	Action Action
+	Target string
+	// Pick chooses the instance of a stage, modulo those that there are.
+	Pick int
+	// For is how long it lasts.
+	For time.Duration
+}
+
+// Kind is what faults are counted by.
+func (f Fault) Kind() string { return string(f.Action) + " " + f.Target }
+
+func (f Fault) String() string {
+	s := f.Kind()
+	if slices.Contains(stages, f.Target) && f.Action != Add && f.Action != KillAll {
+		s += fmt.Sprintf("#%d", f.Pick)
+	}
+	if f.For > 0 {
+		s += " " + f.For.String()
+	}
+	return s
+}
+
+// Step is what happens at once. The next one begins when all of it is over.
+type Step struct {
+	After  time.Duration // since the step before
+	Faults []Fault
+}
+
+// deck holds every kind of fault, the more telling ones more often.
+func deck() []Fault {
+	var d []Fault
+	add := func(times int, action Action, targets ...string) {
+		for range times {
+			for _, t := range targets {
+				d = append(d, Fault{Action: action, Target: t})
+			}
+		}
+	}
+	add(1, Kill, parts...)
+	add(1, Kill, Ingestor, Dedup, Sink, NATS)
+	add(1, KillAll, stages...)
+	add(2, KillInsert, ClickHouse, Sink)
+	add(1, Pause, parts...)
+	add(1, PauseInsert, Sink, ClickHouse)
+	add(1, Add, stages...)
+	add(1, Remove, stages...)
+	add(1, Cut, append(slices.Clone(services), Kafka, ClickHouse)...)
+	add(1, Mute, append(slices.Clone(services), Kafka, ClickHouse)...)
+	add(1, MuteInsert, ClickHouse)
+	add(1, Freeze, Ingestor, Dedup, Sink, ClickHouse)
+	return d
+}
+
+// Plan returns the schedule of a seed: n faults in steps of one or several. The deck is dealt to its end before it
+// is shuffled anew, so that a plan of some length holds every kind.
+func Plan(seed uint64, n int) []Step {
+	r := rand.New(rand.NewPCG(seed, 0x51c1))
+	var rest []Fault
+	instances := map[string]int{Ingestor: startInstances, Dedup: startInstances, Sink: startInstances}
+	var plan []Step
+	for n > 0 {
+		step := Step{After: time.Duration(r.IntN(2500)) * time.Millisecond}
+		size := min(n, sizeOf(r))
+		for range size {
+			if len(rest) == 0 {
+				rest = deck()
+				r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+			}
+			i := slices.IndexFunc(rest, func(f Fault) bool { return step.fits(f) })
+			if i < 0 {
+				break
+			}
+			f := rest[i]
+			rest = slices.Delete(rest, i, i+1)
+			step.Faults = append(step.Faults, f.dealt(r, instances))
+			n--
+		}
+		plan = append(plan, step)
+	}
+	return plan
+}
+
+// sizeOf is the number of faults in a step.
+func sizeOf(r *rand.Rand) int {
+	switch x := r.IntN(100); {
+	case x < 60:
+		return 1
+	case x < 85:
+		return 2
+	case x < 96:
+		return 3
+	default:
+		return len(parts) // everything at once
+	}
+}
+
+// fits: one fault a target in a step.
+func (s Step) fits(f Fault) bool {
+	return !slices.ContainsFunc(s.Faults, func(g Fault) bool { return g.Target == f.Target })
+}
+
+// dealt gives the fault its particulars. Adding beyond the bounds turns into removing, and the reverse.
+func (f Fault) dealt(r *rand.Rand, instances map[string]int) Fault {
+	f.Pick = r.IntN(6) // divides by every number of instances
+	switch {
+	case f.Action == Add && instances[f.Target] == maxInstances:
+		f.Action = Remove
+	case f.Action == Remove && instances[f.Target] == minInstances:
+		f.Action = Add
+	}
+	ms := func(low, high int) time.Duration {
+		return time.Duration(low+r.IntN(high-low)) * time.Millisecond
+	}
+	switch f.Action {
+	case Add:
+		instances[f.Target]++
+	case Remove:
+		instances[f.Target]--
+	case Kill, KillAll, KillInsert:
+		f.For = ms(0, 1500)
+		if r.IntN(4) == 0 {
+			f.For = ms(3500, 6000) // others take over
+		}
+	case Pause, PauseInsert:
+		f.For = ms(500, 2500)
+		if r.IntN(2) == 0 {
+			f.For = ms(4500, 9000) // longer than the lease
+		}
+	case Cut, Mute, MuteInsert:
+		f.For = ms(50, 2500)
+		if r.IntN(5) == 0 {
+			f.For = ms(4000, 7000)
+		}
+	case Freeze:
+		f.For = ms(1000, 7000)
+	}
+	return f
+}
