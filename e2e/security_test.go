@@ -92,10 +92,10 @@ sink: {clickhouse: {addr: ["%s"], table: %s}}
 	ingestor := s.Service("ingestor")
 	ingestor.Kill()
 	ingestor.Start()
-	require.Eventually(t, func() bool {
+	stack.Await(t, 30*time.Second, "the wrong password is shown", func() (bool, any) {
 		status := s.Status("secured-too")
-		return status.State == "DEGRADED" && strings.Contains(strings.Join(status.Errors, "\n"), "credentials")
-	}, 30*time.Second, 100*time.Millisecond, "the wrong password is not shown: %+v", s.Status("secured-too"))
+		return status.State == "DEGRADED" && strings.Contains(strings.Join(status.Errors, "\n"), "credentials"), status
+	})
 	said.WriteString(s.Do("status", "secured-too", "-o", "json"))
 	require.NoError(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
 	producer.Send(0, nil, []byte(`{"id":1000}`))

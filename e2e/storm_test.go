@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -114,10 +115,10 @@ batch: {max_delay: 50ms}
 	flows := func(after string) {
 		t.Helper()
 		n, began := events.sent.Load(), time.Now()
-		require.Eventually(t, func() bool {
+		stack.Await(t, 30*time.Second, "rows arrive after "+after, func() (bool, any) {
 			rows, err := table.TryRows(fmt.Sprintf("SELECT count() FROM events WHERE n > %d", n))
-			return err == nil && rows[0] != "0"
-		}, 30*time.Second, 50*time.Millisecond, "nothing arrives after %s", after)
+			return err == nil && rows[0] != "0", s.Run("", "status", "events")
+		})
 		t.Logf("%s: rows arrive after %s", after, time.Since(began).Round(10*time.Millisecond))
 	}
 	flows("the start")
@@ -143,9 +144,10 @@ batch: {max_delay: 50ms}
 	// owners waits until the lanes of a stage are shared as wanted.
 	owners := func(stage string, want map[string]int) {
 		t.Helper()
-		require.Eventually(t, func() bool {
-			return fmt.Sprint(s.Status("events").Owners(stage)) == fmt.Sprint(want)
-		}, 20*time.Second, 100*time.Millisecond, "%s: the lanes are not shared as %v", stage, want)
+		stack.Await(t, 20*time.Second, fmt.Sprintf("the lanes of %s are shared as %v", stage, want), func() (bool, any) {
+			owners := s.Status("events").Owners(stage)
+			return maps.Equal(owners, want), owners
+		})
 	}
 	for _, stage := range []string{"dedup", "sink"} {
 		second := s.Scale(stage, stage+"-2")

@@ -31,7 +31,7 @@ type Stack struct {
 	bin      string
 	env      []string
 	services map[string]*Process
-	ready    map[string]string // URL of /readyz by name
+	http     map[string]string // address of /healthz and /readyz by name
 }
 
 // New chooses ports and directories; nothing runs yet. env is added to the services' environment.
@@ -39,7 +39,7 @@ func New(t testing.TB, bin string, env ...string) *Stack {
 	t.Helper()
 	addrs := FreeAddrs(t, 2)
 	s := &Stack{
-		t: t, bin: bin, env: env, services: map[string]*Process{}, ready: map[string]string{},
+		t: t, bin: bin, env: env, services: map[string]*Process{}, http: map[string]string{},
 		NATSAddr: addrs[0], ClickHouseAddr: addrs[1],
 	}
 	sluice := filepath.Join(bin, "sluice")
@@ -59,7 +59,7 @@ func (s *Stack) add(service, name string) *Process {
 	s.services[name] = NewProcess(s.t, name, filepath.Join(s.bin, service), []string{
 		"--nats", "nats://" + s.NATSAddr, "--grpc", addrs[0], "--http", addrs[1], "--name", name,
 	}, s.env)
-	s.ready[name] = "http://" + addrs[1] + "/readyz"
+	s.http[name] = addrs[1]
 	if name == "control" {
 		s.GRPC = addrs[0]
 		s.CLI = NewCLI(s.t, s.bin, addrs[0])
@@ -73,9 +73,7 @@ func Run(t testing.TB, bin string, env ...string) *Stack {
 	s := New(t, bin, env...)
 	s.NATS.Start()
 	s.ClickHouse.Start()
-	for _, name := range Services {
-		s.services[name].Start()
-	}
+	s.StartServices()
 	WaitListen(t, s.ClickHouseAddr)
 	for _, name := range Services {
 		s.WaitReady(name)
@@ -104,9 +102,28 @@ func (s *Stack) Processes() []*Process {
 	return all
 }
 
+// StartServices starts the four services and does not wait.
+func (s *Stack) StartServices() {
+	s.t.Helper()
+	for _, name := range Services {
+		s.services[name].Start()
+	}
+}
+
 // Ready tells whether a service says that it is ready.
-func (s *Stack) Ready(name string) bool {
-	resp, err := (&http.Client{Timeout: time.Second}).Get(s.ready[name])
+func (s *Stack) Ready(name string) bool { return answers(s.http[name], "/readyz") }
+
+// Alive tells whether a service says that it is alive.
+func (s *Stack) Alive(name string) bool { return answers(s.http[name], "/healthz") }
+
+// WaitReady waits until a service says that it is ready.
+func (s *Stack) WaitReady(name string) {
+	s.t.Helper()
+	WaitReady(s.t, name, s.http[name])
+}
+
+func answers(addr, path string) bool {
+	resp, err := (&http.Client{Timeout: time.Second}).Get("http://" + addr + path)
 	if err != nil {
 		return false
 	}
@@ -114,10 +131,10 @@ func (s *Stack) Ready(name string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// WaitReady waits until a service says that it is ready.
-func (s *Stack) WaitReady(name string) {
-	s.t.Helper()
-	require.Eventually(s.t, func() bool { return s.Ready(name) }, Up, 50*time.Millisecond, "%s is not ready", name)
+// WaitReady waits until the process that serves HTTP on addr says that it is ready.
+func WaitReady(t testing.TB, name, addr string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return answers(addr, "/readyz") }, Up, 50*time.Millisecond, "%s is not ready", name)
 }
 
 // WaitListen waits until something accepts connections.
