@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -62,7 +63,7 @@ func listDeadLetters(ctx context.Context, api controlv1.PipelineServiceClient, i
 	rows := [][]string{{"STAGE", "TOPIC", "PARTITION", "OFFSET", "FIELD", "REASON", "VALUE"}}
 	for {
 		l, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -98,7 +99,7 @@ func receive(ctx context.Context, api controlv1.PipelineServiceClient, id string
 	}
 	for {
 		resp, err := stream.Recv()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return status.Error(codes.Unavailable, "the control service ended the watch")
 		}
 		if err != nil {

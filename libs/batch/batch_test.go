@@ -81,7 +81,7 @@ func TestColumnsSurviveCompression(t *testing.T) {
 		v.SetColumns(raw, nil)
 		got, err := v.RawColumns(nil)
 		require.NoError(t, err)
-		require.Equal(t, len(raw), len(got))
+		require.Len(t, got, len(raw))
 		require.True(t, bytes.Equal(raw, got))
 		v.ColumnsSize++
 		_, err = v.RawColumns(nil)

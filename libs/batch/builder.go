@@ -27,7 +27,7 @@ type Row struct {
 	Version uint64
 }
 
-// Which of the per-row fields a batch carries.
+// Fields says which of the per-row fields a batch carries.
 type Fields struct {
 	Keys, Versions bool
 }

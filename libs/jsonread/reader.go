@@ -209,7 +209,8 @@ func (r *Reader) planned(b []byte, i int, id int32, depth int) (int, fault) {
 	}
 	var v Value
 	var bad fault
-	end, e := i, &r.plan.entries[id]
+	var end int
+	e := &r.plan.entries[id]
 	switch c := b[i]; {
 	case c == '"':
 		i++

@@ -91,7 +91,8 @@ func scanEscapes(b []byte, i int) (int, fault) {
 func scanRunes(b []byte, i int) (int, fault) {
 	for i < len(b) && b[i] >= 0x80 {
 		c := b[i]
-		size, low, high := 0, byte(0x80), byte(0xbf) // bounds of the second byte
+		var size int
+		low, high := byte(0x80), byte(0xbf) // bounds of the second byte
 		switch {
 		case c < 0xc2:
 			return i, badUTF8

@@ -14,6 +14,7 @@ import (
 
 // corpus reads a file of Go string literals, one a line.
 func corpus(t testing.TB, file string) []string {
+	t.Helper()
 	b, err := os.ReadFile("testdata/" + file)
 	require.NoError(t, err)
 	var docs []string

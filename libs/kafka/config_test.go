@@ -110,7 +110,7 @@ func TestConfigNeverSkips(t *testing.T) {
 		c, err := kafka.Config(&controlv1.KafkaSource{Isolation: isolation}, "sluice")
 		require.NoError(t, err)
 		require.Equal(t, want, c.Consumer.IsolationLevel)
-		require.EqualValues(t, sarama.OffsetOldest, c.Consumer.Offsets.Initial)
+		require.Equal(t, sarama.OffsetOldest, c.Consumer.Offsets.Initial)
 		require.False(t, c.Consumer.Group.ResetInvalidOffsets)
 		require.Zero(t, c.Consumer.Fetch.Max, "with a maximum sarama skips larger records")
 		require.False(t, c.Metadata.AllowAutoTopicCreation)

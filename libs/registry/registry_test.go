@@ -2,7 +2,6 @@ package registry_test
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -201,5 +200,5 @@ func TestUnreadableRecord(t *testing.T) {
 	require.NoError(t, err)
 	_, _, err = r.Get(ctx, "a")
 	require.ErrorContains(t, err, `record of pipeline "a"`)
-	require.False(t, errors.Is(err, registry.ErrNotFound))
+	require.NotErrorIs(t, err, registry.ErrNotFound)
 }

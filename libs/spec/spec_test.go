@@ -151,13 +151,13 @@ func TestMarshal(t *testing.T) {
 func TestStages(t *testing.T) {
 	p := parse(t, minimal)
 	require.Equal(t, []string{"ingest", "dedup", "sink"}, spec.Stages(p))
-	require.Equal(t, "", spec.Upstream(p, spec.StageIngest))
+	require.Empty(t, spec.Upstream(p, spec.StageIngest))
 	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageDedup))
 	require.Equal(t, spec.StageDedup, spec.Upstream(p, spec.StageSink))
 	p.Dedup = nil
 	require.Equal(t, []string{"ingest", "sink"}, spec.Stages(p))
 	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageSink))
-	require.Equal(t, "", spec.Upstream(p, spec.StageDedup))
+	require.Empty(t, spec.Upstream(p, spec.StageDedup))
 }
 
 func TestMetadata(t *testing.T) {

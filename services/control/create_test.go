@@ -255,11 +255,11 @@ func TestSecretsStayWhereTheyAre(t *testing.T) {
 	pipeline := s.parse(orders)
 	pipeline.Sink.Clickhouse.Password = from()
 	pipeline.Source.Kafka.Sasl = &controlv1.SASL{Mechanism: controlv1.SASL_PLAIN, Username: "u", Password: from()}
-	resp, err := s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
+	_, err := s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
 	require.Error(t, err, "the broker has no SASL")
 	require.NotContains(t, err.Error(), secret)
 	pipeline.Source.Kafka.Sasl = nil
-	resp, err = s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
+	resp, err := s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
 	if err == nil {
 		require.NotContains(t, resp.String(), secret)
 		require.Equal(t, "SLUICE_TEST_SECRET", resp.Pipeline.Spec.Sink.Clickhouse.Password.GetEnv())

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -145,7 +146,7 @@ func TestListDeadLetters(t *testing.T) {
 		var all []*controlv1.ListDeadLettersResponse
 		for {
 			l, err := stream.Recv()
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return all
 			}
 			require.NoError(t, err)

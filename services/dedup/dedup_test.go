@@ -85,7 +85,7 @@ func TestService(t *testing.T) {
 	units := stages[1-first].Status("p")
 	require.Len(t, units, 1)
 	require.Equal(t, "dedup", units[0].Stage)
-	require.EqualValues(t, "p", units[0].Pipeline)
+	require.Equal(t, "p", units[0].Pipeline)
 	require.Eventually(t, func() bool {
 		u := stages[1-first].Status("p")[0]
 		return u.GetTally().GetDuplicates() == 3 && u.GetTally().GetRows() == 3 && u.GetStateKeys() == 3

@@ -107,7 +107,7 @@ func TestCrashAtEachStep(t *testing.T) {
 				// It came through before the step; an idle advance may still hit it. Either is fine.
 				cancel(lanes.ErrStopping)
 			}
-			<-done
+			_ = <-done
 			if js.hit.Load() {
 				crashes++
 			}

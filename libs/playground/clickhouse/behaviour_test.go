@@ -3,7 +3,6 @@ package clickhouse_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -305,6 +304,6 @@ func TestOldClient(t *testing.T) {
 	require.Equal(t, "2\n", client("", "SELECT count() FROM t", "--max_threads", "1"))
 	var exit *exec.ExitError
 	out, err := exec.Command(path, "--host", host, "--port", port, "--query", "SELECT * FROM nosuch").CombinedOutput()
-	require.True(t, errors.As(err, &exit))
+	require.ErrorAs(t, err, &exit)
 	require.Contains(t, string(out), "Code: 60")
 }

@@ -69,7 +69,7 @@ func (c *conn) serve() error {
 				return err
 			}
 		case proto.ClientCodeData: // of an INSERT that was refused
-			if _, _, err := c.receive(); err != nil {
+			if _, err := c.receive(); err != nil {
 				return err
 			}
 		case proto.ClientCodeCancel: // of a query that has ended
@@ -152,22 +152,22 @@ func (c *conn) framing() framing {
 	return framing{info: proto.FeatureBlockInfo.In(c.version), custom: proto.FeatureCustomSerialization.In(c.version)}
 }
 
-// receive reads what follows the code of a Data packet: the name of the table it is for and the block, which it leaves in
-// c.in.dst as it stands in a Native file.
-func (c *conn) receive() (table string, h blockHead, err error) {
+// receive reads what follows the code of a Data packet: the name of a table, which nobody needs, and the block, which it
+// leaves in c.in.dst as it stands in a Native file.
+func (c *conn) receive() (h blockHead, err error) {
 	if proto.FeatureTempTables.In(c.version) {
-		if table, err = c.reader.Str(); err != nil {
-			return "", h, err
+		if _, err := c.reader.Str(); err != nil {
+			return h, err
 		}
 	}
 	c.in.src, c.in.dst = c.raw, c.in.dst[:0]
 	if c.pack != nil {
 		c.in.src = c.unpacked
 	}
-	if h, err = c.in.block(c.framing(), framing{}); err == io.EOF {
+	if h, err = c.in.block(c.framing(), framing{}); errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
-	return table, h, err
+	return h, err
 }
 
 // frameBytes is how much of a block is compressed at once.

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"bufio"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -51,7 +52,7 @@ func (c *copier) block(in, out framing) (blockHead, error) {
 		return h, err
 	}
 	err := c.framed(&h, in, out)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return h, err
@@ -140,7 +141,7 @@ func (c *copier) skipInfo() error {
 		if err != nil {
 			return err
 		}
-		size := 0
+		var size int
 		switch field {
 		case 0:
 			return nil

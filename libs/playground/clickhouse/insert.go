@@ -25,7 +25,7 @@ func (c *conn) insert(run *running, st *statement, params []param) error {
 			return err
 		}
 		if err := c.send(c.headerBlock(columns)); err != nil {
-			return errClient{err}
+			return clientError{err}
 		}
 		if rows, err = c.collect(file); err != nil {
 			return err
@@ -55,19 +55,19 @@ func (c *conn) collect(file *spool) (rows int, err error) {
 	for {
 		code, err := c.raw.ReadByte()
 		if err != nil {
-			return 0, errClient{err}
+			return 0, clientError{err}
 		}
 		switch proto.ClientCode(code) {
 		case proto.ClientCodeData:
 		case proto.ClientCodeCancel:
 			return 0, nil // nothing was given to the engine yet
 		default:
-			return 0, errClient{fmt.Errorf("packet %d within an INSERT", code)}
+			return 0, clientError{fmt.Errorf("packet %d within an INSERT", code)}
 		}
-		_, h, err := c.receive()
+		h, err := c.receive()
 		if err != nil {
 			// Where the block ends is not known, so neither is where the next packet begins.
-			return 0, errClient{fmt.Errorf("read a block: %w (%w)", err, c.fail(&exception{codeIncorrectData, err.Error()}))}
+			return 0, clientError{fmt.Errorf("read a block: %w (%w)", err, c.fail(&exception{codeIncorrectData, err.Error()}))}
 		}
 		if h.columns == 0 {
 			return rows, nil

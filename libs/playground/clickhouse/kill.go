@@ -19,7 +19,7 @@ func killedIDs(text string) (ids []string, ok bool) {
 	if !s.is(2, "WHERE") || len(s.tokens) < 6 || unquote(s.raw(3)) != "query_id" {
 		return nil, false
 	}
-	i := 4
+	var i int
 	switch {
 	case s.mark(4, '='):
 		i = 5
@@ -65,7 +65,7 @@ func (c *conn) kill(self *running, ids []string) error {
 		killed = append(killed, q)
 	}
 	if err := c.send(c.headerBlock(columns)); err != nil {
-		return errClient{err}
+		return clientError{err}
 	}
 	if len(killed) == 0 {
 		return nil
@@ -77,7 +77,7 @@ func (c *conn) kill(self *running, ids []string) error {
 		}
 	}
 	if err := c.send(c.block(columns, values, len(killed))); err != nil {
-		return errClient{err}
+		return clientError{err}
 	}
 	return nil
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// errClient wraps what went wrong on the wire, after which nothing can be said to the client.
-type errClient struct{ error }
+// clientError wraps what went wrong on the wire, after which nothing can be said to the client.
+type clientError struct{ error }
 
-func (e errClient) Unwrap() error { return e.error }
+func (e clientError) Unwrap() error { return e.error }
 
 // query answers one Query packet. An error ends the connection.
 func (c *conn) query() error {
@@ -50,7 +50,7 @@ func (c *conn) query() error {
 	c.running(nil)
 	c.server.queries.remove(run)
 
-	var wire errClient
+	var wire clientError
 	switch {
 	case err == nil:
 		proto.ServerCodeEndOfStream.Encode(&c.out)
@@ -85,14 +85,14 @@ func (c *conn) noTables() error {
 	for {
 		code, err := c.raw.ReadByte()
 		if err != nil {
-			return errClient{err}
+			return clientError{err}
 		}
 		if code != byte(proto.ClientCodeData) {
-			return errClient{fmt.Errorf("packet %d after a query", code)}
+			return clientError{fmt.Errorf("packet %d after a query", code)}
 		}
-		_, h, err := c.receive()
+		h, err := c.receive()
 		if err != nil {
-			return errClient{err}
+			return clientError{err}
 		}
 		if h.columns == 0 {
 			break
@@ -238,7 +238,7 @@ func (s *sender) chunk(data []byte, read progress) error {
 	for {
 		s.in.dst, s.in.columns = s.in.dst[:0], s.in.columns[:0]
 		h, err := s.in.block(framing{}, s.conn.framing())
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -253,7 +253,7 @@ func (s *sender) chunk(data []byte, read progress) error {
 			}
 		}
 		if err := s.conn.send(s.in.dst); err != nil {
-			return errClient{err}
+			return clientError{err}
 		}
 		s.rows += uint64(h.rows)
 		s.bytes += uint64(len(s.in.dst))
@@ -271,7 +271,7 @@ func (s *sender) header(columns []column, err error) error {
 		return nil
 	}
 	if err := s.conn.send(s.conn.headerBlock(columns)); err != nil {
-		return errClient{err}
+		return clientError{err}
 	}
 	return nil
 }

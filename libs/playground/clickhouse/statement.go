@@ -45,17 +45,6 @@ func (s *scan) mark(i int, c byte) bool {
 
 func (s *scan) raw(i int) string { return s.text[s.tokens[i].start:s.tokens[i].end] }
 
-// closing is the index of the bracket that closes the one at i, or the number of tokens.
-func (s *scan) closing(i int) int {
-	for j := i + 1; j < len(s.tokens); j++ {
-		if s.tokens[j].depth == s.tokens[i].depth && s.tokens[j].kind == tokenMark && s.tokens[j].end-s.tokens[j].start == 1 &&
-			strings.IndexByte(")]}", s.text[s.tokens[j].start]) >= 0 {
-			return j
-		}
-	}
-	return len(s.tokens)
-}
-
 var errManyStatements = &exception{codeSyntaxError, "Syntax error (Multi-statements are not allowed)"}
 
 // parseStatement takes a query apart. What it does not understand it leaves to the engine, which says what is wrong.

@@ -118,7 +118,7 @@ func checkJars(dir string) error {
 		}
 		h := sha256.New()
 		_, err = io.Copy(h, f)
-		f.Close()
+		_ = f.Close()
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
 		}

@@ -19,7 +19,7 @@ func freePorts(names []string) (map[string]int, error) {
 	taken := make([]net.Listener, 0, len(names))
 	defer func() {
 		for _, l := range taken {
-			l.Close()
+			_ = l.Close()
 		}
 	}()
 	for _, name := range names {

@@ -140,7 +140,7 @@ func (p *Parser) eventTime(v jsonread.Value) (ms int64, reason string) {
 // unixMilliseconds tells the unit of a Unix time by its size.
 func unixMilliseconds(v jsonread.Value) (int64, bool) {
 	millis := int64(0) // what is after the decimal point, if it counts
-	if point := bytes.IndexByte(v.Raw, '.'); point >= 0 && bytes.IndexAny(v.Raw, "eE") < 0 {
+	if point := bytes.IndexByte(v.Raw, '.'); point >= 0 && !bytes.ContainsAny(v.Raw, "eE") {
 		nanos, _, _ := fraction(v.Raw[point+1:])
 		if millis = nanos / 1e6; v.Raw[0] == '-' {
 			millis = -millis

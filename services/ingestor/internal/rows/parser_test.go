@@ -99,7 +99,7 @@ func TestTimeAndVersion(t *testing.T) {
 	require.Nil(t, reject)
 	require.EqualValues(t, 1769862896789, row.TimeMS)
 	require.False(t, row.NoTime)
-	require.EqualValues(t, uint64(1<<63-1), row.Version)
+	require.Equal(t, uint64(1<<63-1), row.Version)
 
 	for _, c := range []struct{ value, field, reason string }{
 		{`{"id":1,"v":1}`, "at.time", "missing event time"},
