@@ -87,7 +87,11 @@ func (s *Service) check(ctx context.Context, p *controlv1.Pipeline, start bool) 
 		if err != nil {
 			return nil, fmt.Errorf("read the sample of topic %s: %w", p.Source.Kafka.Topic, err)
 		}
-		problems = append(problems, c.resolve(fields, topic.sampled)...)
+		wrong, err := c.resolve(fields, topic.sampled)
+		if err != nil {
+			return nil, fmt.Errorf("read the sample of topic %s: %w", p.Source.Kafka.Topic, err)
+		}
+		problems = append(problems, wrong...)
 	}
 	if err := verdict(problems, append(topic.unreachable, table.unreachable...)); err != nil {
 		return nil, err

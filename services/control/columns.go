@@ -18,13 +18,18 @@ const maxListed = 12
 
 // resolve fits the columns to the table and says what is wrong. A table that is to be made is put
 // together here and made later, when all else is known to be right.
-func (c *checked) resolve(f *fields, sampled bool) []spec.Problem {
+func (c *checked) resolve(f *fields, sampled bool) ([]spec.Problem, error) {
 	if !c.table.Exists {
 		var problems []spec.Problem
 		if c.create, problems = newColumns(c.spec, f); len(problems) > 0 {
-			return problems
+			return problems, nil
 		}
 		c.table = pretend(c.table, c.create)
+		// The sample was read for the paths that were known without the columns.
+		var err error
+		if f, err = look(pathsOf(c.spec, c.table), f.samples); err != nil {
+			return nil, err
+		}
 	}
 	columns, warnings, problems := fit(c.spec, c.table)
 	c.columns = columns
@@ -32,7 +37,7 @@ func (c *checked) resolve(f *fields, sampled bool) []spec.Problem {
 	if sampled {
 		c.warnings = append(c.warnings, compare(c.spec, columns, f)...)
 	}
-	return problems
+	return problems, nil
 }
 
 // fit makes the pipeline's columns: every column of the table that an insert may name.

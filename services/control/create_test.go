@@ -171,6 +171,9 @@ func TestCreateTable(t *testing.T) {
 		}
 		require.Equal(t, map[string]string{"event_id": "String", "user": "String", "amount": "Int64", "extra": "Int64"}, got)
 		require.Len(t, checked.Pipeline.Schemas[0].Columns, 4)
+		for _, warning := range checked.Warnings {
+			require.NotContains(t, warning, "sampled events", "every column was made from the sample")
+		}
 	})
 	t.Run("as declared", func(t *testing.T) {
 		rec := s.create(s.parse("id: declared" + head + `sink: {clickhouse: {addr: ["CH"], table: DB.declared, create_table: true}}
