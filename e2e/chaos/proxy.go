@@ -115,8 +115,8 @@ func (p *Proxy) accept() {
 		if !p.track(client, server) {
 			continue
 		}
-		p.wg.Go(func() { p.pipe(server, client, p.request) })
-		p.wg.Go(func() { p.pipe(client, server, p.answer) })
+		p.wg.Go(func() { p.requests(server, client) })
+		p.wg.Go(func() { p.answers(client, server) })
 	}
 }
 
@@ -143,18 +143,38 @@ func (p *Proxy) forget(pair ...net.Conn) {
 	}
 }
 
-// pipe copies until one side ends. pass is asked before each piece is written.
-func (p *Proxy) pipe(dst, src net.Conn, pass func(before, after bool, size int) bool) {
-	defer p.forget(dst, src)
+// requests copies from a client to the server until one of them ends.
+func (p *Proxy) requests(server, client net.Conn) {
+	defer p.forget(server, client)
 	buf := make([]byte, 64<<10)
 	for {
-		n, err := src.Read(buf)
-		if n > 0 && pass(true, false, n) {
+		n, err := client.Read(buf)
+		if n > 0 {
 			p.frozen()
-			if _, err := dst.Write(buf[:n]); err != nil {
+			if _, err := server.Write(buf[:n]); err != nil {
 				return
 			}
-			pass(false, true, n)
+			p.saw(n)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// answers copies from the server to a client, unless they are dropped.
+func (p *Proxy) answers(client, server net.Conn) {
+	defer p.forget(client, server)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := server.Read(buf)
+		if n > 0 {
+			p.frozen()
+			if !p.muted() {
+				if _, err := client.Write(buf[:n]); err != nil {
+					return
+				}
+			}
 		}
 		if err != nil {
 			return
@@ -172,21 +192,18 @@ func (p *Proxy) frozen() {
 	}
 }
 
-func (p *Proxy) request(_, after bool, size int) bool {
-	if !after {
-		return true
-	}
+func (p *Proxy) muted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mute
+}
+
+// saw wakes up who waits for a request of that size.
+func (p *Proxy) saw(size int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.passed != nil && size >= p.large {
 		close(p.passed)
 		p.passed = nil
 	}
-	return true
-}
-
-func (p *Proxy) answer(bool, bool, int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.mute
 }

@@ -1,0 +1,89 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// Config is a run.
+type Config struct {
+	Faults int           // how many
+	Seed   uint64        // of the schedule and of the events
+	Rate   int           // events a second
+	Window int           // blocks that the table remembers
+	Settle time.Duration // longest time until lag is 0 after the last fault
+	Bin    string        // directory of the binaries
+	Dir    string        // of everything that the run leaves
+	Keep   bool          // keep Dir also after a success
+}
+
+func main() {
+	var c Config
+	flag.IntVar(&c.Faults, "faults", 60, "number of faults")
+	flag.Uint64Var(&c.Seed, "seed", 0, "seed of schedule and events; 0: a random one")
+	flag.IntVar(&c.Rate, "rate", 2500, "events a second")
+	flag.IntVar(&c.Window, "dedup-window", 1000, "blocks whose tokens the table remembers")
+	flag.DurationVar(&c.Settle, "settle", 2*time.Minute, "longest time until lag is 0 after the last fault")
+	flag.StringVar(&c.Bin, "bin", "bin", "directory of the binaries to test")
+	flag.StringVar(&c.Dir, "dir", "", "directory for data and logs; default a temporary one")
+	flag.BoolVar(&c.Keep, "keep", false, "keep data and logs after a success, too")
+	plan := flag.Bool("plan", false, "print the schedule and do nothing")
+	flag.Parse()
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64N(1_000_000) + 1
+	}
+	if *plan {
+		printPlan(Plan(c.Seed, c.Faults))
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ok, err := run(ctx, c)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+	}
+	if err != nil || !ok {
+		stop()
+		fmt.Println("FAIL")
+		os.Exit(1)
+	}
+	fmt.Println("PASS")
+}
+
+// run prepares the directory and removes it after a success.
+func run(ctx context.Context, c Config) (ok bool, err error) {
+	if c.Bin, err = filepath.Abs(c.Bin); err != nil {
+		return false, err
+	}
+	if c.Dir == "" {
+		if c.Dir, err = os.MkdirTemp("", "sluice-chaos-"); err != nil {
+			return false, err
+		}
+	}
+	r := newRun(c)
+	ok, err = r.do(ctx)
+	if ok && err == nil && !c.Keep {
+		return ok, os.RemoveAll(c.Dir)
+	}
+	fmt.Println("data and logs:", c.Dir)
+	return ok, err
+}
+
+func printPlan(plan []Step) {
+	for i, s := range plan {
+		fmt.Printf("  %3d  after %4d ms:", i+1, s.After.Milliseconds())
+		for _, f := range s.Faults {
+			fmt.Printf("  %s", f)
+		}
+		fmt.Println()
+	}
+}

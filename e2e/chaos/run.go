@@ -1,0 +1,214 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// pipeline is the id of the pipeline under test.
+const pipeline = "events"
+
+// Run is one run from start to verdict.
+type Run struct {
+	Config
+	began time.Time
+
+	mu         sync.Mutex
+	complaints []string // guarded by mu: what must not have happened
+}
+
+func newRun(c Config) *Run { return &Run{Config: c, began: time.Now()} }
+
+func (r *Run) say(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	fmt.Printf("%s %4ds  %s\n", now.Format(clock), int(now.Sub(r.began).Seconds()), fmt.Sprintf(format, args...))
+}
+
+// complain notes what must not happen: the run goes on, and fails.
+func (r *Run) complain(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.say("WRONG: %s", text)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.complaints = append(r.complaints, text)
+}
+
+// do runs everything and tells whether the promise held. An error is the harness's own.
+func (r *Run) do(ctx context.Context) (ok bool, err error) {
+	plan := Plan(r.Seed, r.Faults)
+	r.say("seed %d, %d faults in %d steps, %d events/s", r.Seed, r.Faults, len(plan), r.Rate)
+	stack, err := newStack(ctx, r.Bin, r.Dir, r.complain)
+	if err != nil {
+		return false, err
+	}
+	defer stack.Close()
+	table, err := openTable(stack.clickhouseAddr)
+	if err != nil {
+		return false, err
+	}
+	defer table.conn.Close()
+	if err := table.Make(ctx, r.Window); err != nil {
+		return false, err
+	}
+	producer, err := newProducer(ctx, stack.kafkaLink.Addr(), r.Seed, r.Rate)
+	if err != nil {
+		return false, err
+	}
+	defer producer.client.Close()
+	if _, err := stack.Sluice(ctx, r.spec(stack), "apply", "-f", "-"); err != nil {
+		return false, err
+	}
+	tap, err := newTap(stack.natsAddr)
+	if err != nil {
+		return false, err
+	}
+	storm := &Storm{stack: stack, say: r.say, kinds: map[string]int{}}
+	watch := &Watch{table: table, acked: producer.acked.Load, doing: storm.Now}
+
+	listening, deaf := context.WithCancel(ctx)
+	var listeners sync.WaitGroup
+	defer listeners.Wait()
+	defer deaf()
+	listeners.Go(func() { tap.Run(listening, pipeline) })
+	watching, blind := context.WithCancel(ctx)
+	defer blind()
+	listeners.Go(func() {
+		watch.Run(watching, func() {
+			_, n := storm.Kinds()
+			r.say("%d faults, %d events, %d rows", n, producer.acked.Load(), watch.Rows())
+		})
+	})
+	stop := make(chan struct{})
+	produced := make(chan error, 1)
+	listeners.Go(func() { produced <- producer.Run(ctx, stop) })
+
+	stormErr := storm.Run(ctx, plan)
+	close(stop)
+	if err := errors.Join(stormErr, <-produced); err != nil {
+		return false, r.failed(plan, stack, err)
+	}
+	calm := time.Now()
+	r.say("the storm is over after %d events: waiting for lag 0", producer.acked.Load())
+	out, waitErr := stack.Sluice(ctx, "", "wait", pipeline, "--timeout", r.Settle.String())
+	blind()
+	if waitErr != nil {
+		status, _ := stack.Sluice(ctx, "", "status", pipeline)
+		r.complain("lag does not get 0: %v%s\n%s", waitErr, out, status)
+	} else {
+		r.say("lag 0 after %s", time.Since(calm).Round(100*time.Millisecond))
+	}
+	return r.judge(ctx, plan, stack, producer, table, tap, storm, watch)
+}
+
+func (r *Run) spec(s *Stack) string {
+	return fmt.Sprintf(`
+id: %s
+source: {kafka: {brokers: ["%s"], topic: %s}}
+dedup: {key: [id], window: 24h}
+columns: [{name: at_partition, from: $partition}, {name: at_offset, from: $offset}]
+sink: {clickhouse: {addr: ["%s"], table: events}}
+batch: {max_delay: 100ms}
+`, pipeline, s.kafkaLink.Addr(), topic, s.clickhouse.Link.Addr())
+}
+
+// judge compares, and prints what there is to say.
+func (r *Run) judge(ctx context.Context, plan []Step, stack *Stack, producer *Producer, table *Table, tap *Tap,
+	storm *Storm, watch *Watch,
+) (bool, error) {
+	truth, err := readTruth(ctx, stack.kafka.Addr(), producer.sent.Load())
+	if err != nil {
+		return false, r.failed(plan, stack, err)
+	}
+	r.letters(ctx, stack)
+	r.status(ctx, stack, truth)
+	// After this nobody is left who could still insert.
+	if err := stack.StopServices(); err != nil {
+		r.complain("the services do not stop in good order: %v", err)
+	}
+	verdict := newVerdict(truth)
+	if err := table.Each(ctx, verdict.Add); err != nil {
+		return false, r.failed(plan, stack, err)
+	}
+	exact := verdict.Finish()
+	ok := exact && len(r.complaints) == 0
+	if !exact {
+		if err := verdict.Explain(ctx, stack.kafka.Addr(), tap, r.say); err != nil {
+			r.say("cannot explain: %v", err)
+		}
+	}
+	if !ok {
+		_ = r.failed(plan, stack, nil)
+	}
+	kinds, total := storm.Kinds()
+	stall, when := watch.Longest()
+	fmt.Println("faults by kind:")
+	for _, line := range kinds {
+		fmt.Println(line)
+	}
+	fmt.Printf("records %d (%d twice by the producer's retries), different events %d, rows %d, wrong rows %d\n",
+		truth.Records, truth.Twice, truth.IDs(), verdict.Rows, verdict.Wrong)
+	fmt.Printf("longest stall %s, begun at %s\n", stall.Round(100*time.Millisecond), when)
+	fmt.Printf("seed %d, %s\n", r.Seed, time.Since(r.began).Round(time.Second))
+	fmt.Printf("faults %d, events %d, lost %d, repeated %d\n", total, truth.Records, verdict.Lost, verdict.Repeated)
+	return ok, nil
+}
+
+// letters complains about dead letters: every event is good.
+func (r *Run) letters(ctx context.Context, stack *Stack) {
+	out, err := stack.Sluice(ctx, "", "dlq", "ls", pipeline, "-o", "json")
+	switch {
+	case err != nil:
+		r.complain("the dead letters cannot be listed: %v", err)
+	case out != "":
+		r.complain("there are dead letters: %.2000s", out)
+	}
+}
+
+// status complains when the counts that users see are not exact.
+func (r *Run) status(ctx context.Context, stack *Stack, truth *Truth) {
+	out, err := stack.Sluice(ctx, "", "status", pipeline, "-o", "json")
+	var s struct {
+		RecordsIn   uint64 `json:"records_in"`
+		Duplicates  uint64 `json:"duplicates"`
+		DeadLetters uint64 `json:"dead_letters"`
+		RowsOut     uint64 `json:"rows_out"`
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &s)
+	}
+	if err != nil {
+		r.complain("no status: %v", err)
+		return
+	}
+	ids := truth.IDs()
+	if s.RecordsIn != truth.Records || s.RowsOut != ids || s.Duplicates != truth.Records-ids || s.DeadLetters != 0 {
+		r.complain("the status counts %d records, %d duplicates, %d rows and %d dead letters; there were %d, %d, %d and none",
+			s.RecordsIn, s.Duplicates, s.RowsOut, s.DeadLetters, truth.Records, truth.Records-ids, ids)
+	}
+}
+
+// failed prints what a failure is to be looked into with.
+func (r *Run) failed(plan []Step, stack *Stack, err error) error {
+	fmt.Printf("seed %d; the schedule:\n", r.Seed)
+	printPlan(plan)
+	stack.mu.Lock()
+	all := stack.all
+	stack.mu.Unlock()
+	for _, p := range all {
+		fmt.Printf("log of %s ends with\n%s\n", p.Name, p.Tail(15))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.complaints {
+		fmt.Println("WRONG:", c)
+	}
+	return err
+}
