@@ -82,11 +82,11 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 		return st, nil
 	}
 	lag, known := s.lags.last(rec.Uid)
+	// Never 0, by which scripts tell that all is settled.
 	if known {
-		st.Lag = lag
+		st.Lag = max(1, lag)
 		st.Errors = append(st.Errors, fmt.Sprintf("the lag is as last known: %v", unknown))
 	} else {
-		// Not 0, by which scripts tell that all is settled.
 		st.Lag = max(1, st.Lag)
 		st.Errors = append(st.Errors, fmt.Sprintf("the lag is not known: %v", unknown))
 	}
