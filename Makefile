@@ -18,6 +18,9 @@ PROTOVALIDATE      := v1.2.2
 GRPCURL            := v1.9.4
 GOLANGCI_LINT      := v2.15.0
 
+# What `make breaking` compares with.
+BASE ?= HEAD~1
+
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,8 +66,10 @@ lint: tools $(TOOLS)/golangci-lint ## buf lint, go vet, golangci-lint
 	$(TOOLS)/golangci-lint run $(ALL)
 
 .PHONY: breaking
-breaking: tools ## Check that proto/ breaks no one who uses the last commit on main
-	$(TOOLS)/buf breaking --against '.git#ref=HEAD~1,subdir=proto' || $(TOOLS)/buf breaking --against '.git#ref=HEAD,subdir=proto'
+breaking: tools ## Check that proto/ breaks no one who uses the commit before (BASE)
+	@base=$$(mktemp -d); trap 'rm -rf "$$base"' EXIT; \
+		git archive $(BASE) buf.yaml proto | tar -x -C "$$base" && mkdir -p "$$base/.tools" && cp -r $(TOOLS)/proto "$$base/.tools/" && \
+		$(TOOLS)/buf breaking --against "$$base"
 
 .PHONY: verify
 verify: tools ## Check that generated code, go.mod files and formatting are current, and that each module builds alone
