@@ -270,6 +270,37 @@ func TestPurgeKeepsPositions(t *testing.T) {
 	require.NoError(t, err, "the idle writer's fence is still the first message")
 }
 
+// A fence that is taken anew settles nothing: until the writer has looked what became of an append,
+// no purge may take the append away, or it would be appended a second time.
+func TestPurgeKeepsWhatIsNotSettled(t *testing.T) {
+	ctx, js := contextFor(t), connect(t, natstest.Start(t))
+	require.NoError(t, Ensure(ctx, js, testLog, Limits{MaxBytes: 16 << 10}))
+	w, _, err := Open(ctx, js, testLog, "0", Options{Lanes: []int{0, 1}})
+	require.NoError(t, err)
+	_, err = w.Append(ctx, 0, "10", []byte("settled"))
+	require.NoError(t, err)
+	require.NoError(t, w.Settle(ctx, []byte("10")))
+	_, err = w.Append(ctx, 0, "20", make([]byte, 8<<10))
+	require.NoError(t, err)
+	require.NoError(t, w.retake(ctx, w.held.sequence))
+	require.NoError(t, Purge(ctx, js, testLog, w.held.sequence))
+	last, err := w.last(ctx, 0)
+	require.NoError(t, err)
+	require.Equal(t, "20", last.Position)
+
+	for range 2 { // a take-over, and a take-over of that
+		next, rec, err := Open(ctx, js, testLog, "0", Options{Lanes: []int{0, 1}})
+		require.NoError(t, err)
+		require.Equal(t, "10", string(rec.Body))
+		require.Equal(t, "20", rec.Last[0].Position)
+		require.NoError(t, Purge(ctx, js, testLog, next.held.sequence))
+		w = next
+	}
+	require.NoError(t, w.Settle(ctx, []byte("20")))
+	require.NoError(t, Purge(ctx, js, testLog, w.held.sequence))
+	require.Empty(t, read(t, js, 0), "settled now")
+}
+
 func TestVerifyTellsATailLoss(t *testing.T) {
 	ctx, js := contextFor(t), connect(t, natstest.Start(t))
 	require.NoError(t, Ensure(ctx, js, testLog, Limits{}))

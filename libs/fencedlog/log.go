@@ -81,22 +81,49 @@ func Ensure(ctx context.Context, js jetstream.JetStream, l Log, limits Limits) e
 		AllowDirect: false,
 	}
 	for {
-		_, err := js.CreateOrUpdateStream(ctx, config)
-		if err == nil {
-			return nil
-		}
-		err = fmt.Errorf("make stream %s: %w", l.Stream(), err)
+		err := ensure(ctx, js, config)
 		var api *jetstream.APIError
-		if !errors.As(err, &api) || api.ErrorCode != codeStoreCreateFailed {
-			return err
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errRemains):
+		case errors.As(err, &api) && api.ErrorCode == codeStoreCreateFailed:
+			// The server is still removing the files of a deleted stream of this name.
+		default:
+			return fmt.Errorf("make stream %s: %w", l.Stream(), err)
 		}
-		// The server is still removing the files of a deleted stream of this name.
 		select {
 		case <-ctx.Done():
-			return err
+			return fmt.Errorf("make stream %s: %w", l.Stream(), err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// errRemains says that a stream began with messages of a deleted one.
+var errRemains = errors.New("the server has not yet removed the messages of a deleted stream of this name")
+
+func ensure(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) error {
+	_, err := js.UpdateStream(ctx, config)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	stream, err := js.CreateStream(ctx, config)
+	if err != nil {
+		return err
+	}
+	// The server moves a deleted stream's directory aside and empties it in the background. Deleted,
+	// made, deleted and made again in short order, the second move fails, and the new stream takes
+	// the directory over with all that is in it (seen with nats-server 2.15). Its writers would go on
+	// from positions of another pipeline.
+	info := stream.CachedInfo()
+	if info.State.Msgs == 0 || !info.State.FirstTime.Before(info.Created) {
+		return nil
+	}
+	if err := js.DeleteStream(ctx, config.Name); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("%w, and: %w", errRemains, err)
+	}
+	return errRemains
 }
 
 // Remove removes the log's stream with all that is in it. It is no error when there is none.

@@ -14,7 +14,8 @@ import (
 const pinnedMessages = 256
 
 // Purge removes what no reader needs any more: everything before the stream sequence keep. A
-// writer's last fence stays, and so do its messages after it: together they are its position.
+// writer's last fence stays, and so do its messages since it last settled: together they are its
+// position.
 func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) error {
 	if keep <= 1 {
 		return nil
@@ -30,7 +31,7 @@ func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) erro
 	if keep <= info.State.FirstSeq {
 		return nil
 	}
-	fences := make(map[string]uint64, len(info.State.Subjects))
+	settled := make(map[string]uint64, len(info.State.Subjects))
 	oldest := keep
 	for subject := range info.State.Subjects {
 		msg, err := stream.GetLastMsgForSubject(ctx, subject)
@@ -40,19 +41,25 @@ func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) erro
 		if err != nil {
 			return fmt.Errorf("purge %s: read fence: %w", l.Stream(), err)
 		}
-		fences[strings.TrimPrefix(subject, l.fence(""))] = msg.Sequence
-		oldest = min(oldest, msg.Sequence)
+		sequence, err := settledOf(msg)
+		if err != nil {
+			return fmt.Errorf("purge %s: %w", l.Stream(), err)
+		}
+		settled[strings.TrimPrefix(subject, l.fence(""))] = sequence
+		oldest = min(oldest, sequence)
 	}
 	if oldest > info.State.FirstSeq {
 		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(oldest)); err != nil {
 			return fmt.Errorf("purge %s below %d: %w", l.Stream(), oldest, err)
 		}
 	}
-	if keep-oldest < pinnedMessages {
+	// A log that fills up cannot wait until it is worth the cost.
+	filling := info.Config.MaxBytes > 0 && info.State.Bytes > uint64(info.Config.MaxBytes)/4
+	if keep-oldest < pinnedMessages && !filling {
 		return nil
 	}
-	for writer, fence := range fences {
-		upTo := min(keep, fence)
+	for writer, sequence := range settled {
+		upTo := min(keep, sequence)
 		if upTo <= oldest {
 			continue
 		}

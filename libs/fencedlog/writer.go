@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +18,9 @@ const (
 	positionHeader = "Sluice-Position"
 	// sessionHeader tells whose fence it is: one value for each Open.
 	sessionHeader = "Sluice-Session"
+	// settledHeader is on a fence that carries on what an earlier one had settled: the sequence
+	// of that one. A fence without it settles by itself.
+	settledHeader = "Sluice-Settled"
 	// attemptTimeout bounds one request; what is then unknown is found out by recovery.
 	attemptTimeout = 5 * time.Second
 	firstBackoff   = 20 * time.Millisecond
@@ -66,10 +68,10 @@ type Writer struct {
 
 	unsettled atomic.Int64 // bytes appended since the last Settle
 
-	mu    sync.Mutex
-	fence uint64 // guarded by mu; sequence of our last fence message
-	body  []byte // guarded by mu; body of our last fence message
-	lost  bool   // guarded by mu; another took the fence
+	mu       sync.Mutex
+	held     fence // guarded by mu; our last fence
+	lost     bool  // guarded by mu; another took the fence
+	maxBytes int64 // fixed by Open; limit of the log, 0 without
 }
 
 // Open becomes the writer of that name and fences off the one before. It waits while JetStream or
@@ -82,15 +84,15 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 	var rec Recovered
 	err := w.retry(ctx, func(ctx context.Context) error {
 		// A crash after this leaves a fence that nobody holds: the next one to open replaces it.
-		seq, body, err := w.take(ctx, nil, true)
+		held, err := w.inherit(ctx)
 		if err != nil {
 			return fmt.Errorf("take the fence of %s in %s: %w", writer, log.Stream(), err)
 		}
 		w.mu.Lock()
-		w.fence, w.body = seq, body
+		w.held = held
 		w.mu.Unlock()
 		// Only now: whatever the writer before us had in flight is either in or refused.
-		rec = Recovered{Body: body, Last: make(map[int]Last, len(opts.Lanes))}
+		rec = Recovered{Body: held.body, Last: make(map[int]Last, len(opts.Lanes))}
 		for _, lane := range opts.Lanes {
 			last, err := w.last(ctx, lane)
 			if err != nil {
@@ -137,7 +139,7 @@ func (w *Writer) Append(ctx context.Context, lane int, position string, data []b
 			}
 			unknown = false
 		}
-		fence, err := w.held()
+		fence, err := w.current()
 		if err != nil {
 			return err
 		}
@@ -160,97 +162,24 @@ func (w *Writer) Append(ctx context.Context, lane int, position string, data []b
 // every few megabytes, or a log with a limit fills up with what nobody needs.
 func (w *Writer) Unsettled() int64 { return w.unsettled.Load() }
 
+// MaxBytes is the limit of the log as of Open; 0 when there is none. All writers of a log together
+// must keep what they have not settled well below it: a full log frees nothing that is unsettled.
+func (w *Writer) MaxBytes() int64 { return w.maxBytes }
+
 // Settle writes body into a new fence of this writer: the positions up to which everything is in
-// the log. What lies before the fence may then be purged. Like Append it returns only when it is
-// done, or fenced, or ctx ends.
+// the log. What lies before the fence may then be purged; so no append may be in flight. Like Append
+// it returns only when it is done, or fenced, or ctx ends.
 func (w *Writer) Settle(ctx context.Context, body []byte) error {
 	err := w.retry(ctx, func(ctx context.Context) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.lost {
-			return ErrFenced
-		}
-		seq, _, err := w.take(ctx, body, false)
-		if err != nil {
-			return err
-		}
-		w.fence, w.body = seq, body
-		return nil
+		return w.renew(ctx, fence{body: body})
 	})
-	if err == nil {
-		w.unsettled.Store(0)
-	}
 	if err != nil {
 		return fmt.Errorf("settle %s in %s: %w", w.name, w.log.Stream(), err)
 	}
+	w.unsettled.Store(0)
 	return nil
-}
-
-func (w *Writer) held() (uint64, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.lost {
-		return 0, ErrFenced
-	}
-	return w.fence, nil
-}
-
-// retake takes the fence anew unless it was since the caller read it.
-func (w *Writer) retake(ctx context.Context, seen uint64) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.lost {
-		return ErrFenced
-	}
-	if w.fence != seen {
-		return nil
-	}
-	seq, _, err := w.take(ctx, w.body, false)
-	if err != nil {
-		return err
-	}
-	w.fence = seq
-	return nil
-}
-
-// take publishes a new fence after the last one. A first take replaces anybody's and keeps that
-// one's body; a later one only our own: if the last fence is another's, we were replaced.
-// For a later take mu is held.
-func (w *Writer) take(ctx context.Context, body []byte, first bool) (uint64, []byte, error) {
-	subject := w.log.fence(w.name)
-	var before uint64
-	stream, err := w.js.Stream(ctx, w.log.Stream())
-	if err != nil {
-		return 0, nil, err
-	}
-	msg, err := stream.GetLastMsgForSubject(ctx, subject)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		if !first {
-			// Our own fence is gone: the log lost its tail. Start over from what it still holds.
-			w.lost = true
-			return 0, nil, fmt.Errorf("%w: the fence is gone from the log", ErrFenced)
-		}
-	case err != nil:
-		return 0, nil, err
-	default:
-		before = msg.Sequence
-		if first {
-			body = msg.Data
-		} else if msg.Header.Get(sessionHeader) != w.session {
-			w.lost = true
-			return 0, nil, ErrFenced
-		}
-	}
-	claim := nats.NewMsg(subject)
-	claim.Data = body
-	claim.Header.Set(sessionHeader, w.session)
-	ack, err := w.publish(ctx, claim, before, subject)
-	if err != nil {
-		// Another take, or an answer that got lost: the next attempt reads what is there now.
-		return 0, nil, err
-	}
-	return ack.Sequence, body, nil
 }
 
 func (w *Writer) publish(ctx context.Context, msg *nats.Msg, fence uint64, fenceSubject string) (*jetstream.PubAck, error) {
@@ -272,75 +201,6 @@ func (w *Writer) last(ctx context.Context, lane int) (Last, error) {
 		return Last{}, fmt.Errorf("read the last message of %s: %w", w.log.Subject(lane, w.name), err)
 	}
 	return Last{Sequence: msg.Sequence, Time: msg.Time, Position: msg.Header.Get(positionHeader), Data: msg.Data}, nil
-}
-
-// retry calls attempt until it succeeds, is fenced, or ctx ends.
-func (w *Writer) retry(ctx context.Context, attempt func(context.Context) error) error {
-	waited := false
-	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
-		attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
-		err := attempt(attemptCtx)
-		cancel()
-		switch {
-		case err == nil:
-			if waited {
-				w.wait(nil)
-			}
-			return nil
-		case errors.Is(err, ErrFenced):
-			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case permanent(err):
-			return err
-		}
-		waited = true
-		w.wait(err)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(backoff):
-		}
-	}
-}
-
-// Codes of the JetStream API that the client has no names for.
-const (
-	codeInsufficientResources  jetstream.ErrorCode = 10023
-	codeStorageExceeded        jetstream.ErrorCode = 10047
-	codeStreamStoreFailed      jetstream.ErrorCode = 10077 // carries "maximum bytes exceeded" and the like
-	codeMemoryExceeded         jetstream.ErrorCode = 10028
-	codeTooManyRequests        jetstream.ErrorCode = 10167
-	codeStoreCreateFailed      jetstream.ErrorCode = 10049
-	codeStreamMessageTooLarge                      = jetstream.JSErrCodeStreamMessageExceedsMaximum
-	codeAccountResourcesExceed jetstream.ErrorCode = 10002
-)
-
-// refusedForNow tells that the server has definitely not stored the message, for a reason that
-// passes: the log or the disk is full, or it is busy.
-func refusedForNow(err error) bool {
-	var api *jetstream.APIError
-	if !errors.As(err, &api) {
-		return false
-	}
-	switch api.ErrorCode {
-	case codeInsufficientResources, codeStorageExceeded, codeMemoryExceeded, codeTooManyRequests,
-		codeAccountResourcesExceed:
-		return true
-	case codeStreamStoreFailed:
-		// A limit refuses before anything is written; of other failures to store we know nothing.
-		return strings.Contains(api.Description, "maximum")
-	}
-	return false
-}
-
-// permanent tells of an error that no repetition mends: the message itself is too large.
-func permanent(err error) bool {
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == codeStreamMessageTooLarge {
-		return true
-	}
-	return errors.Is(err, nats.ErrMaxPayload)
 }
 
 // LastPosition returns the position of a writer's last message in a lane, without becoming the
