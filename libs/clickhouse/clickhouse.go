@@ -42,6 +42,11 @@ func quoteText(text string) string {
 type Name struct{ Database, Table string }
 
 // Quoted is the name as it stands in SQL.
-func (n Name) Quoted() string { return Quote(n.Database) + "." + Quote(n.Table) }
+func (n Name) Quoted() string {
+	if n.Database == "" {
+		return Quote(n.Table) // a temporary table is in no database
+	}
+	return Quote(n.Database) + "." + Quote(n.Table)
+}
 
 func (n Name) String() string { return n.Database + "." + n.Table }

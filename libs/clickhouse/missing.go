@@ -1,0 +1,187 @@
+package clickhouse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// rowColumn numbers the rows of a block in blockTable. No user's column is likely to have these names.
+const (
+	rowColumn  = "sluice row"
+	blockTable = "sluice block"
+)
+
+// ErrCannotTell says that of this kind of table nobody can say whether a block is in it: its rows are merged into
+// others, or it holds none.
+var ErrCannotTell = errors.New("whether a block is in this table cannot be told")
+
+// Missing returns the rows of a block that the table does not hold, by number. It is to be asked when a block was in
+// doubt and has then been taken under the same token, because a table that is not replicated notes a token before the
+// block: a server that is killed in between has the token and not the rows, and from then on answers every repeat with
+// success. What is missing is then to be sent under another token.
+//
+// Rows are compared whole. A row that the table held before the block hides that it is missing: with a deduplicated key
+// there is none. Cost: the block is sent once more, into a temporary table; the table is read where its sorting key
+// equals that of the block's rows, or all of it where the sorting key needs a column that the block does not have.
+//
+// For MergeTree and ReplacingMergeTree; else ErrCannotTell. A replicated table needs no such check: it keeps tokens and
+// parts in one transaction.
+func (n *Inserter) Missing(ctx context.Context, i Insert) ([]int, error) {
+	rows, err := n.missing(ctx, i)
+	if err != nil {
+		return nil, fmt.Errorf("look whether a block is in %s: %w", i.Table, err)
+	}
+	return rows, nil
+}
+
+func (n *Inserter) missing(ctx context.Context, i Insert) ([]int, error) {
+	sorting, err := n.sortingKey(ctx, i.Table)
+	if err != nil {
+		return nil, err
+	}
+	n.Close() // the temporary table ends with the session, and so does what an error leaves
+	if err := n.connect(ctx); err != nil {
+		return nil, err
+	}
+	defer n.Close()
+	s := n.session
+	stop := s.closeWith(ctx)
+	defer stop()
+
+	names := make([]string, len(i.Columns))
+	for c, column := range i.Columns {
+		names[c] = Quote(column.Name)
+	}
+	list := strings.Join(names, ", ")
+	// Of the table's types, so that the server converts the block as it did for the table.
+	create := fmt.Sprintf("CREATE TEMPORARY TABLE %s ENGINE = Memory AS SELECT toUInt64(0) AS %s, %s FROM %s LIMIT 0",
+		Quote(blockTable), Quote(rowColumn), list, i.Table.Quoted())
+	if _, err := s.numbers(create); err != nil {
+		return nil, cause(ctx, err)
+	}
+	numbers := make(proto.ColUInt64, i.Columns[0].Data.Rows())
+	for row := range numbers {
+		numbers[row] = uint64(row)
+	}
+	copied := Insert{
+		Table: Name{Table: blockTable}, Columns: append([]proto.InputColumn{{Name: rowColumn, Data: &numbers}}, i.Columns...),
+		QueryID: i.QueryID + "-check", Settings: i.Settings,
+	}
+	if err := s.insert(ctx, copied); err != nil {
+		return nil, err
+	}
+	hash := "sipHash128(" + list + ")"
+	absent := func(where string) string {
+		return fmt.Sprintf("SELECT %s FROM %s WHERE %s NOT IN (SELECT %s FROM %s%s) ORDER BY 1",
+			Quote(rowColumn), Quote(blockTable), hash, hash, i.Table.Quoted(), where)
+	}
+	where := ""
+	if sorting != "" {
+		where = fmt.Sprintf(" WHERE (%s) IN (SELECT %s FROM %s)", sorting, sorting, Quote(blockTable))
+		found, err := s.numbers(absent(where))
+		if err == nil || !isServerError(err) {
+			return found, cause(ctx, err)
+		}
+		// The sorting key needs more than the block has.
+	}
+	found, err := s.numbers(absent(""))
+	return found, cause(ctx, err)
+}
+
+// sortingKey returns the expressions by which the table is sorted; none: "".
+func (n *Inserter) sortingKey(ctx context.Context, table Name) (string, error) {
+	conn, err := open(ctx, n.sink)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	var engine, sorting string
+	err = conn.QueryRow(ctx, "SELECT engine, sorting_key FROM system.tables WHERE database = ? AND name = ?",
+		table.Database, table.Table).Scan(&engine, &sorting)
+	if err != nil {
+		return "", err
+	}
+	if engine != "MergeTree" && engine != "ReplacingMergeTree" {
+		return "", fmt.Errorf("%w: its engine is %s", ErrCannotTell, engine)
+	}
+	return sorting, nil
+}
+
+// numbers runs a statement and returns its only column, if it has one.
+func (s *session) numbers(sql string) ([]int, error) {
+	if err := s.sendStatement(sql); err != nil {
+		return nil, fmt.Errorf("send a query: %w", err)
+	}
+	var out []int
+	for {
+		if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			return nil, err
+		}
+		n, err := s.in.UVarInt()
+		if err != nil {
+			return nil, fmt.Errorf("read the answer: %w", err)
+		}
+		switch code := proto.ServerCode(n); code {
+		case proto.ServerCodeException:
+			return nil, s.exception()
+		case proto.ServerCodeEndOfStream:
+			return out, nil
+		case proto.ServerCodeData:
+			var rows proto.ColUInt64
+			if err = s.readBlock(proto.Results{{Name: rowColumn, Data: &rows}}, s.frames != nil); err == nil {
+				for _, row := range rows {
+					out = append(out, int(row))
+				}
+			}
+		case proto.ServerCodeProgress:
+			var p proto.Progress
+			err = p.DecodeAware(s.in, s.revision)
+		case proto.ServerCodeProfile:
+			var p proto.Profile
+			err = p.DecodeAware(s.in, s.revision)
+		case proto.ServerProfileEvents:
+			var events proto.ProfileEvents
+			err = s.readBlock(events.Result(), false)
+		default:
+			return nil, fmt.Errorf("read the answer: unexpected packet %d", n)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the answer: %w", err)
+		}
+	}
+}
+
+func (s *session) sendStatement(sql string) error {
+	compression := proto.CompressionDisabled
+	if s.frames != nil {
+		compression = proto.CompressionEnabled
+	}
+	var b proto.Buffer
+	proto.ClientCodeQuery.Encode(&b)
+	b.PutString("") // the server gives it an id
+	proto.ClientInfo{
+		ProtocolVersion: s.revision, Major: 1, Interface: proto.InterfaceTCP, Query: proto.ClientQueryInitial,
+		InitialUser: s.username, InitialAddress: s.conn.LocalAddr().String(), ClientName: clientName,
+	}.EncodeAware(&b, s.revision)
+	// NULL equals NULL here, in the sorting key, too.
+	proto.Setting{Key: "transform_null_in", Value: "1", Important: true}.Encode(&b)
+	b.PutString("") // end of settings
+	if proto.FeatureInterServerSecret.In(s.revision) {
+		b.PutString("")
+	}
+	proto.StageComplete.Encode(&b)
+	compression.Encode(&b)
+	b.PutString(sql)
+	if _, err := s.out.Write(b.Buf); err != nil {
+		return err
+	}
+	if err := s.writeBlock(nil); err != nil { // end of external tables
+		return err
+	}
+	return s.out.Flush()
+}
