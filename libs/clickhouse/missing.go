@@ -29,8 +29,8 @@ var ErrCannotTell = errors.New("whether a block is in this table cannot be told"
 // there is none. Cost: the block is sent once more, into a temporary table; the table is read where its sorting key
 // equals that of the block's rows, or all of it where the sorting key needs a column that the block does not have.
 //
-// For MergeTree and ReplacingMergeTree; else ErrCannotTell. A replicated table needs no such check: it keeps tokens and
-// parts in one transaction.
+// For MergeTree and ReplacingMergeTree; else ErrCannotTell. Of a replicated or shared table nothing is ever missing: it
+// keeps tokens and parts in one transaction, so it is not looked at.
 func (n *Inserter) Missing(ctx context.Context, i Insert) ([]int, error) {
 	rows, err := n.missing(ctx, i)
 	if err != nil {
@@ -40,9 +40,14 @@ func (n *Inserter) Missing(ctx context.Context, i Insert) ([]int, error) {
 }
 
 func (n *Inserter) missing(ctx context.Context, i Insert) ([]int, error) {
-	sorting, err := n.sortingKey(ctx, i.Table)
-	if err != nil {
+	engine, sorting, err := n.sortingKey(ctx, i.Table)
+	switch {
+	case err != nil:
 		return nil, err
+	case strings.HasPrefix(engine, "Replicated"), strings.HasPrefix(engine, "Shared"):
+		return nil, nil
+	case engine != "MergeTree" && engine != "ReplacingMergeTree":
+		return nil, fmt.Errorf("%w: its engine is %s", ErrCannotTell, engine)
 	}
 	n.Close() // the temporary table ends with the session, and so does what an error leaves
 	if err := n.connect(ctx); err != nil {
@@ -93,23 +98,16 @@ func (n *Inserter) missing(ctx context.Context, i Insert) ([]int, error) {
 	return found, cause(ctx, err)
 }
 
-// sortingKey returns the expressions by which the table is sorted; none: "".
-func (n *Inserter) sortingKey(ctx context.Context, table Name) (string, error) {
+// sortingKey returns the table's engine and the expressions by which it is sorted; none: "".
+func (n *Inserter) sortingKey(ctx context.Context, table Name) (engine, sorting string, err error) {
 	conn, err := open(ctx, n.sink)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer conn.Close()
-	var engine, sorting string
 	err = conn.QueryRow(ctx, "SELECT engine, sorting_key FROM system.tables WHERE database = ? AND name = ?",
 		table.Database, table.Table).Scan(&engine, &sorting)
-	if err != nil {
-		return "", err
-	}
-	if engine != "MergeTree" && engine != "ReplacingMergeTree" {
-		return "", fmt.Errorf("%w: its engine is %s", ErrCannotTell, engine)
-	}
-	return sorting, nil
+	return engine, sorting, err
 }
 
 // numbers runs a statement and returns its only column, if it has one.
