@@ -28,13 +28,13 @@ func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (
 		if err := p.sealAll(ctx); err != nil {
 			return 0, err
 		}
-		if err := p.letters.flush(ctx); err != nil {
+		if err := p.flushLetters(ctx); err != nil {
 			return 0, err
 		}
 	}
 	idle := now.Sub(p.lastRecord)
 	if p.dirty {
-		if idle >= idleSettle || now.Sub(p.lastSettle) >= settleInterval || p.writer.Unsettled() >= settleBytes {
+		if idle >= idleSettle || now.Sub(p.lastSettle) >= settleInterval || p.writer.Unsettled() >= p.share {
 			return idleTick, p.settle(ctx)
 		}
 		return idleSettle, nil

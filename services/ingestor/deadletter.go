@@ -2,6 +2,7 @@ package ingestor
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,7 +23,8 @@ const (
 
 // letters collects the dead letters of one partition and appends them to the dead-letter log.
 type letters struct {
-	open   func(context.Context) (*fencedlog.Writer, error)
+	// open becomes the writer, and returns the position of the last message.
+	open   func(context.Context) (*fencedlog.Writer, string, error)
 	limit  int // bytes of a message
 	writer *fencedlog.Writer
 	batch  eventv1.DeadLetterBatch
@@ -35,8 +37,9 @@ func lettersWriter(partition int32) string { return "ingest-" + strconv.Itoa(int
 
 func (l *letters) waiting() int { return len(l.batch.Letters) }
 
-// add takes a letter whose record ends at position. It makes room first if it must.
-func (l *letters) add(ctx context.Context, letter *eventv1.DeadLetter, position string) error {
+// addLetter takes a letter. It makes room first if it must.
+func (p *partition) addLetter(ctx context.Context, letter *eventv1.DeadLetter) error {
+	l := p.letters
 	// Whatever its size, the letter must fit into a message of its own.
 	if room := l.limit - 16<<10; len(letter.GetValue()) > room {
 		letter.Value = letter.GetValue()[:max(room, 0)]
@@ -51,28 +54,40 @@ func (l *letters) add(ctx context.Context, letter *eventv1.DeadLetter, position 
 		size = proto.Size(letter) + 8
 	}
 	if l.waiting() > 0 && l.size+size > min(lettersBytes, l.limit) {
-		if err := l.flush(ctx); err != nil {
+		if err := p.flushLetters(ctx); err != nil {
 			return err
 		}
 	}
 	l.batch.Letters = append(l.batch.Letters, letter)
 	l.size += size
-	l.upTo = position
+	l.upTo = token(p.pos.id, letter.GetOffset()+1, p.pos.rewinds)
 	if l.waiting() >= lettersPerMessage {
-		return l.flush(ctx)
+		return p.flushLetters(ctx)
 	}
 	return nil
 }
 
-// flush appends what waits. A crash before it: the records are read and refused again.
-func (l *letters) flush(ctx context.Context) error {
+// flushLetters appends what waits. A crash before it: the records are read and refused again.
+func (p *partition) flushLetters(ctx context.Context) error {
+	l := p.letters
 	if l.waiting() == 0 {
 		return nil
 	}
 	if l.writer == nil {
-		var err error
-		if l.writer, err = l.open(ctx); err != nil {
+		writer, last, err := l.open(ctx)
+		if err != nil {
 			return err
+		}
+		// Only now can whoever had the partition before us append no more letters.
+		dead, err := p.pos.reached(last)
+		if err != nil {
+			return err
+		}
+		l.writer, p.pos.dead = writer, max(p.pos.dead, dead)
+		l.batch.Letters = slices.DeleteFunc(l.batch.Letters, func(d *eventv1.DeadLetter) bool { return d.GetOffset() < p.pos.dead })
+		if l.waiting() == 0 {
+			l.size = 0
+			return nil
 		}
 	}
 	data, err := proto.Marshal(&l.batch)
@@ -88,6 +103,7 @@ func (l *letters) flush(ctx context.Context) error {
 
 // refuse sends a record to the dead letters, unless it is there since before a crash.
 func (p *partition) refuse(ctx context.Context, msg *sarama.ConsumerMessage, field, reason string) error {
+	p.advance(msg)
 	p.pos.tally.DeadLetters++
 	if msg.Offset < p.pos.dead {
 		return nil
@@ -103,5 +119,5 @@ func (p *partition) refuse(ctx context.Context, msg *sarama.ConsumerMessage, fie
 	if p.pending == 0 && p.letters.waiting() == 0 {
 		p.pendingFrom = time.Now()
 	}
-	return p.letters.add(ctx, letter, token(p.pos.id, p.pos.next))
+	return p.addLetter(ctx, letter)
 }

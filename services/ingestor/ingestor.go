@@ -14,7 +14,9 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/IBM/sarama"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -29,7 +31,9 @@ type Service struct {
 	registry *registry.Registry
 	board    *board
 	log      *slog.Logger
-	wake     chan struct{} // a picture has come or draining has changed
+	large    *semaphore.Weighted  // memory of large events
+	tune     func(*sarama.Config) // for tests, whose groups need not be patient; may be nil
+	wake     chan struct{}        // a picture has come or draining has changed
 
 	mu       sync.Mutex
 	wanted   map[string]*controlv1.PipelineRecord // guarded by mu
@@ -52,6 +56,7 @@ func New(deps service.Deps, reg *registry.Registry) *Service {
 	return &Service{
 		deps: deps, registry: reg, log: deps.Log,
 		board:  &board{registry: reg, instance: deps.Instance, log: deps.Log, units: map[unitKey]*unit{}},
+		large:  semaphore.NewWeighted(largeBudget),
 		wake:   make(chan struct{}, 1),
 		active: map[*session]struct{}{},
 	}

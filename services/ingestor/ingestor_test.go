@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -107,9 +108,17 @@ func (w *world) start(name string) *instance {
 	i := &instance{nc: nc, stop: cancel, done: make(chan error, 1), Service: New(service.Deps{
 		Instance: name, NATS: nc, JS: js, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("instance", name),
 	}, reg)}
+	i.tune = quick
 	go func() { i.done <- i.Run(ctx) }()
 	w.t.Cleanup(func() { i.quit(w.t) })
 	return i
+}
+
+// quick makes a consumer group that need not be patient with a network.
+func quick(c *sarama.Config) {
+	c.Metadata.RefreshFrequency = 250 * time.Millisecond
+	c.Consumer.Group.Heartbeat.Interval = 50 * time.Millisecond
+	c.Consumer.Group.Rebalance.Retry.Backoff = 50 * time.Millisecond
 }
 
 // quit stops an instance in good order.
@@ -348,12 +357,16 @@ func TestDeadLettersOnceThroughCrashes(t *testing.T) {
 	w := newWorld(t, 1)
 	for round := range 5 {
 		i := w.start(fmt.Sprint(round))
-		for n := range 300 {
-			if n%3 == 0 {
-				w.produce(0, "bad")
-			} else {
-				w.produce(0, event(round*1000+n))
+		for chunk := range 10 {
+			var values []string
+			for n := range 30 {
+				if n%3 == 0 {
+					values = append(values, "bad")
+				} else {
+					values = append(values, event(round*1000+chunk*30+n))
+				}
 			}
+			w.produce(0, values...)
 		}
 		i.crash(t)
 	}

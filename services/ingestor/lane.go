@@ -9,11 +9,19 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/native"
+	"sluice/services/ingestor/internal/rows"
 )
 
 const (
-	// batchBytes is when a lane's buffer is sealed, in bytes before compression.
-	batchBytes = 512 << 10
+	// batchBytes is when a lane's buffer is sealed, in bytes before compression. With many partitions
+	// it is less, so that all buffers of a session stay within bufferBudget; but not below minBatchBytes.
+	batchBytes    = 512 << 10
+	minBatchBytes = 16 << 10
+	bufferBudget  = 256 << 20
+	// largeBudget bounds what large events take that are on their way, largeFactor times their size
+	// each: their columns and their message.
+	largeBudget = 128 << 20
+	largeFactor = 3
 	// batchRows is the same in rows: enough to spread the cost of a message.
 	batchRows = 16 << 10
 	// buffersPerLane: one is filled, one waits, one is being appended.
@@ -89,6 +97,7 @@ type sealed struct {
 	position string
 	env      envelope
 	encoded  bool
+	release  func() // gives back the memory that a large event was granted; nil for others
 }
 
 // lane appends the sealed buffers of one lane, one after the other.
@@ -104,9 +113,12 @@ type lane struct {
 type appender struct {
 	writer *fencedlog.Writer
 	limit  int
+	plan   *rows.Plan
 	flying sync.WaitGroup // sealed buffers that are not in the log
 	fail   context.CancelCauseFunc
 }
+
+func (a *appender) newBuffer() *buffer { return &buffer{columns: a.plan.NewColumns()} }
 
 func (a *appender) run(ctx context.Context, l *lane) {
 	for s := range l.work {
@@ -115,8 +127,13 @@ func (a *appender) run(ctx context.Context, l *lane) {
 				a.fail(err)
 			}
 		}
-		s.buf.reset()
-		l.free <- s.buf
+		if s.release == nil {
+			s.buf.reset()
+			l.free <- s.buf
+		} else { // its memory goes, too
+			l.free <- a.newBuffer()
+			s.release()
+		}
 		a.flying.Done()
 	}
 }

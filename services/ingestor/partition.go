@@ -26,6 +26,8 @@ const (
 	idleSettle = 50 * time.Millisecond
 	// stopGrace bounds how long a partition that is given up may take to put into the log what it has read.
 	stopGrace = 5 * time.Second
+	// minShare is the least that a partition may leave unsettled, however small the log.
+	minShare = 16 << 10
 	// silence is how long a partition must have been silent for its topic to be looked at again: half
 	// of the time for which the consumer always waits after it has lost a topic.
 	silence = kafka.RetryBackoff / 2
@@ -60,15 +62,23 @@ type partition struct {
 	lanes   []*lane
 	app     appender
 	mark    func(offset int64) // tells the consumer group
+	same    func(ctx context.Context, id topicID, since time.Time) error
+	hold    func(ctx context.Context, bytes int) (release func(), err error) // memory for a large event
 
-	large       int  // bytes of a value from which on an event travels alone
-	dirty       bool // pos is ahead of what is settled
-	pending     int  // rows in fill buffers
+	large       int   // bytes of a value from which on an event travels alone
+	batchBytes  int   // bytes of a lane's buffer from which on it is sealed
+	share       int64 // bytes that may be in the log unsettled: its part of what cannot be purged
+	held        int64 // bytes taken since the last settle
+	dirty       bool  // pos is ahead of what is settled
+	pending     int   // rows in fill buffers
 	pendingFrom time.Time
 	lastArrival int64
 	lastRecord  time.Time
 	lastSettle  time.Time
 	lastProbe   time.Time
+	lastSame    time.Time // when the topic's id was last known to be the same
+	drained     bool      // the consumer had no more for us after the last burst
+	stalled     bool      // an appender was behind
 }
 
 // run reads the claim until it ends or a lane fails. When ctx (the consumer group's session) ends,
@@ -84,6 +94,11 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 	defer stop()
 	p.app.fail = cancel
 	defer p.startLanes(work)()
+	defer func() {
+		if err != nil {
+			cancel(err) // what is being appended is not worth waiting for: recovery finds out
+		}
+	}()
 
 	p.lastSettle = time.Now()
 	if p.dirty {
@@ -122,9 +137,13 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 	if err := p.checkIncarnation(ctx); err != nil {
 		return err
 	}
+	p.drained, p.stalled = false, false
 	for range burst {
 		if err := p.take(ctx, msg); err != nil {
 			return err
+		}
+		if p.stalled {
+			return nil // time has passed: look whether the topic is still the same
 		}
 		select {
 		case next, ok := <-more:
@@ -133,41 +152,51 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 			}
 			msg = next
 		default:
+			p.drained = true
 			return nil
 		}
 	}
 	return p.take(ctx, msg)
 }
 
-// checkIncarnation finds out, before records are taken after a silence, whether they are still the
-// same topic's. The consumer goes by names and would go on at the old offset in a new topic; but it
-// is silent for its retry back-off whenever it loses the topic.
+// checkIncarnation finds out, before records are taken, whether they are still the same topic's. The
+// consumer goes by names and would go on at the old offset in a new topic; but it is silent for its
+// retry back-off whenever it loses the topic. Either that silence is seen here, or what waited in the
+// consumer hides it, and then one of the looks at short intervals falls into it.
 func (p *partition) checkIncarnation(ctx context.Context) error {
 	now := time.Now()
 	silent := now.Sub(p.lastRecord) >= silence
+	if p.drained {
+		p.lastSame = now // nothing waits that could hide a silence
+	}
 	p.lastRecord = now
-	if !silent {
+	var err error
+	switch {
+	case silent:
+		err = p.same(ctx, p.pos.id, now)
+	case now.Sub(p.lastSame) >= silence/2:
+		err = p.same(ctx, p.pos.id, now.Add(-silence/4)) // another partition's look will do
+	default:
 		return nil
 	}
-	topic, err := p.cluster.Topic(ctx, p.topic)
-	if err != nil {
-		return err
-	}
-	if topic.ID != p.pos.id {
-		return errTopicChanged
-	}
-	return nil
+	p.lastSame = now
+	return err
 }
 
-// take puts one record where it belongs: a lane, the dead letters, or nowhere.
+// take puts one record where it belongs: a lane, the dead letters, or nowhere. Whatever is sealed on
+// the way before the record itself is in a buffer, is sealed with a position that does not cover it.
 func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error {
 	if msg.Offset < p.pos.next {
 		return nil // read again after a reset of the consumer: done before
 	}
-	p.pos.next = msg.Offset + 1
-	p.pos.tally.Records++
-	p.dirty = true
+	if p.share < settleBytes && p.held > 0 && p.held+int64(len(msg.Value)) > p.share {
+		if err := p.settle(ctx); err != nil {
+			return err
+		}
+	}
+	p.held += int64(len(msg.Value))
 	if msg.Value == nil {
+		p.advance(msg)
 		p.pos.tally.Tombstones++
 		return nil
 	}
@@ -183,21 +212,30 @@ func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error
 		return p.recount(ctx, msg, l)
 	}
 	if !l.fill.rows.Fits(msg.Offset) {
-		if err := p.seal(ctx, l, false); err != nil {
+		if err := p.seal(ctx, l, sealed{}); err != nil {
 			return err
 		}
 	}
 	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
 		return p.refuse(ctx, msg, reject.Field, reject.Reason)
 	}
+	p.advance(msg)
 	p.add(l, msg, row)
-	if l.fill.rows.Rows() >= batchRows || (l.fill.rows.Rows()%64 == 0 && l.fill.size() >= p.batchBytes()) {
-		return p.seal(ctx, l, false)
+	// To measure costs as much as a column of a row: seldom for small events, always for those of
+	// which a few make a batch.
+	measure := l.fill.rows.Rows()%64 == 0 || len(msg.Value) >= p.batchBytes/64
+	if l.fill.rows.Rows() >= batchRows || measure && l.fill.size() >= p.batchBytes {
+		return p.seal(ctx, l, sealed{})
 	}
 	return nil
 }
 
-func (p *partition) batchBytes() int { return min(batchBytes, 2*p.large) }
+// advance moves the position over the record.
+func (p *partition) advance(msg *sarama.ConsumerMessage) {
+	p.pos.next = msg.Offset + 1
+	p.pos.tally.Records++
+	p.dirty = true
+}
 
 func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
 	if l.fill.rows.Rows() == 0 {
@@ -226,6 +264,7 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l 
 	for _, c := range l.fill.columns {
 		c.Truncate(before)
 	}
+	p.advance(msg)
 	p.pos.tally.Rows++
 	return nil
 }
@@ -233,23 +272,32 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l 
 // takeLarge sends an event alone, so that whether it fits a message is known before its neighbours
 // share its fate.
 func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, row rows.Row, l *lane) error {
-	if err := p.seal(ctx, l, false); err != nil {
+	if err := p.seal(ctx, l, sealed{}); err != nil {
+		return err
+	}
+	release, err := p.hold(ctx, largeFactor*len(msg.Value))
+	if err != nil {
 		return err
 	}
 	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
+		release()
 		return p.refuse(ctx, msg, reject.Field, reject.Reason)
 	}
+	before := p.pos
+	p.advance(msg)
 	p.add(l, msg, row)
-	err := l.fill.encode(p.envelope(), p.app.limit)
-	if err != nil || p.logged(msg, l) {
-		l.fill.reset()
-		p.pending--
+	err = l.fill.encode(p.envelope(), p.app.limit)
+	if err == nil && !p.logged(msg, l) {
+		return p.seal(ctx, l, sealed{encoded: true, release: release})
 	}
+	l.fill = p.app.newBuffer() // not the large one's memory
+	release()
+	p.pending--
 	if err != nil {
-		p.pos.tally.Rows--
-		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into one NATS message: raise max_payload of the NATS server (now %d)", len(msg.Value), p.app.limit+messageOverhead))
+		p.pos.next, p.pos.tally = before.next, before.tally
+		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into a message of the log: it may have %d bytes there; raise max_payload of the NATS server or the limit of the log", len(msg.Value), p.app.limit))
 	}
-	return p.seal(ctx, l, true) // nothing when it is in the log
+	return nil
 }
 
 // laneOf is hash(key) mod lanes, so that equal keys meet in one lane.
@@ -275,32 +323,46 @@ func (p *partition) envelope() envelope {
 }
 
 // seal hands the lane's buffer to its appender. It waits while the appender is behind.
-func (p *partition) seal(ctx context.Context, l *lane, encoded bool) error {
+func (p *partition) seal(ctx context.Context, l *lane, s sealed) error {
 	n := l.fill.rows.Rows()
 	if n == 0 {
 		return nil
 	}
 	p.app.flying.Add(1)
-	s := sealed{buf: l.fill, position: token(p.pos.id, p.pos.next), env: p.envelope(), encoded: encoded}
+	p.held += messageOverhead / 8
+	s.buf, s.position, s.env = l.fill, p.pos.token(), p.envelope()
 	select {
 	case l.work <- s:
-	case <-ctx.Done():
-		p.app.flying.Done()
-		return context.Cause(ctx)
+	default:
+		p.stalled = true
+		select {
+		case l.work <- s:
+		case <-ctx.Done():
+			p.app.flying.Done()
+			if s.release != nil {
+				s.release()
+			}
+			return context.Cause(ctx)
+		}
 	}
 	p.pending -= n
 	select {
 	case l.fill = <-l.free:
-	case <-ctx.Done():
-		l.fill = nil
-		return context.Cause(ctx)
+	default:
+		p.stalled = true
+		select {
+		case l.fill = <-l.free:
+		case <-ctx.Done():
+			l.fill = nil
+			return context.Cause(ctx)
+		}
 	}
 	return nil
 }
 
 func (p *partition) sealAll(ctx context.Context) error {
 	for _, l := range p.lanes {
-		if err := p.seal(ctx, l, false); err != nil {
+		if err := p.seal(ctx, l, sealed{}); err != nil {
 			return err
 		}
 	}
@@ -312,7 +374,7 @@ func (p *partition) settle(ctx context.Context) error {
 	if err := p.sealAll(ctx); err != nil {
 		return err
 	}
-	if err := p.letters.flush(ctx); err != nil {
+	if err := p.flushLetters(ctx); err != nil {
 		return err
 	}
 	p.app.flying.Wait()
@@ -331,7 +393,7 @@ func (p *partition) settle(ctx context.Context) error {
 	if err := p.writer.Settle(ctx, body); err != nil {
 		return err
 	}
-	p.dirty = false
+	p.dirty, p.held = false, 0
 	p.status.settled(p.pos)
 	p.mark(p.pos.next)
 	return nil
@@ -351,7 +413,7 @@ func (p *partition) startLanes(ctx context.Context) (wait func()) {
 	for i := range p.pos.lanes {
 		l := &lane{index: i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
 		for range buffersPerLane {
-			l.free <- &buffer{columns: p.plan.NewColumns()}
+			l.free <- p.app.newBuffer()
 		}
 		l.fill = <-l.free
 		p.lanes = append(p.lanes, l)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,24 +21,38 @@ import (
 type topicID = [16]byte
 
 // token is the position that a lane message covers: every record of that incarnation before next
-// that belongs to the lane is in the log.
-func token(id topicID, next int64) string {
-	return hex.EncodeToString(id[:]) + "/" + strconv.FormatInt(next, 10)
+// that belongs to the lane is in the log. rewinds tells the offsets that Kafka gave out again after
+// it had lost the end of a partition from those before.
+func token(id topicID, next int64, rewinds uint32) string {
+	text := hex.EncodeToString(id[:]) + "/" + strconv.FormatInt(next, 10)
+	if rewinds > 0 {
+		text += "/" + strconv.FormatUint(uint64(rewinds), 10)
+	}
+	return text
 }
 
-func parseToken(text string) (id topicID, next int64, err error) {
-	idText, nextText, ok := strings.Cut(text, "/")
-	if ok {
-		var raw []byte
-		if raw, err = hex.DecodeString(idText); err == nil && len(raw) == len(id) {
-			copy(id[:], raw)
-			next, err = strconv.ParseInt(nextText, 10, 64)
-			if err == nil {
-				return id, next, nil
-			}
-		}
+func parseToken(text string) (id topicID, next int64, rewinds uint32, err error) {
+	parts := strings.Split(text, "/")
+	bad := fmt.Errorf("position %q in the log is not a topic id and an offset", text)
+	if len(parts) != 2 && len(parts) != 3 {
+		return id, 0, 0, bad
 	}
-	return id, 0, fmt.Errorf("position %q in the log is not a topic id and an offset", text)
+	raw, err := hex.DecodeString(parts[0])
+	if err != nil || len(raw) != len(id) {
+		return id, 0, 0, bad
+	}
+	copy(id[:], raw)
+	if next, err = strconv.ParseInt(parts[1], 10, 64); err != nil {
+		return id, 0, 0, bad
+	}
+	if len(parts) == 3 {
+		n, err := strconv.ParseUint(parts[2], 10, 32)
+		if err != nil {
+			return id, 0, 0, bad
+		}
+		rewinds = uint32(n)
+	}
+	return id, next, rewinds, nil
 }
 
 // position is where a partition's writer stands.
@@ -47,7 +63,20 @@ type position struct {
 	lanes []int64     // by lane: records before it are in that lane's log; never less than next
 	dead  int64       // dead letters of records before it are in the dead-letter log
 	fresh bool        // nothing is in the log yet for this incarnation of the topic
+
+	rewinds   uint32 // see token
+	rewoundTo int64
+	loss      loss
 }
+
+// loss is what Kafka no longer had when its turn came. It stays in the position for good.
+type loss struct {
+	offsets uint64 // how many in all
+	text    string // the last one, in words
+	ms      int64  // when that was found
+}
+
+func (p position) token() string { return token(p.id, p.next, p.rewinds) }
 
 // recoverPosition works out where a writer goes on from what the logs say of its past. first is
 // where a partition begins that has no past in this incarnation of the topic.
@@ -60,41 +89,89 @@ func recoverPosition(id topicID, first int64, lanes int, log fencedlog.Recovered
 		}
 		// Counts go on when the topic was made anew; offsets do not.
 		pos.tally = batch.TallyOf(settled.GetTally())
+		pos.loss = loss{settled.GetLostOffsets(), settled.GetLastLoss(), settled.GetLastLossMs()}
 		if bytes.Equal(settled.GetTopicId(), id[:]) {
 			pos.next, pos.fresh = settled.GetNextOffset(), false
+			pos.rewinds, pos.rewoundTo = settled.GetRewinds(), settled.GetRewoundTo()
 		}
-	}
-	advanced := func(text string) (int64, error) {
-		if text == "" {
-			return pos.next, nil
-		}
-		of, next, err := parseToken(text)
-		if err != nil {
-			return 0, err
-		}
-		if of != id {
-			return pos.next, nil // an earlier incarnation
-		}
-		return max(next, pos.next), nil
 	}
 	for lane := range lanes {
-		next, err := advanced(log.Last[lane].Position)
+		next, err := pos.advanced(log.Last[lane].Position)
 		if err != nil {
 			return position{}, err
 		}
 		pos.lanes[lane] = next
 	}
 	var err error
-	if pos.dead, err = advanced(deadLetter); err != nil {
+	if pos.dead, err = pos.advanced(deadLetter); err != nil {
 		return position{}, err
 	}
 	return pos, nil
+}
+
+// advanced is how far a message's token says that things have come; never less than next.
+func (p position) advanced(text string) (int64, error) {
+	next, err := p.reached(text)
+	return max(next, p.next), err
+}
+
+// reached is the offset in a message's token, 0 when it says nothing about these offsets.
+func (p position) reached(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	id, next, rewinds, err := parseToken(text)
+	switch {
+	case err != nil:
+		return 0, err
+	case id != p.id:
+		return 0, nil // an earlier incarnation
+	case rewinds == p.rewinds:
+		return next, nil
+	case rewinds+1 == p.rewinds:
+		return min(next, p.rewoundTo), nil
+	}
+	return 0, nil
+}
+
+// highest is the offset before which something may be in the logs.
+func (p position) highest() int64 { return max(p.next, p.dead, slices.Max(p.lanes)) }
+
+// fit brings the position into what Kafka has: [earliest, end). It tells whether it had to, and with
+// that that the position must be settled before anything is read.
+func (p *position) fit(topic string, partition int32, earliest, end int64, now time.Time) bool {
+	if highest := p.highest(); highest > end {
+		// The same offsets will be given out again, to other records.
+		p.rewinds, p.rewoundTo = p.rewinds+1, end
+		p.next, p.dead = min(p.next, end), min(p.dead, end)
+		for i := range p.lanes {
+			p.lanes[i] = min(p.lanes[i], end)
+		}
+		p.loss.text = fmt.Sprintf("Kafka lost the end of partition %d of %s: it had been read up to offset %d and ended at %d; reading goes on from there",
+			partition, topic, highest-1, end)
+		p.loss.ms = now.UnixMilli()
+		return true
+	}
+	if p.next < earliest {
+		p.loss.offsets += uint64(earliest - p.next)
+		p.loss.text = fmt.Sprintf("offsets %d to %d of partition %d of %s expired in Kafka before they were read",
+			p.next, earliest-1, partition, topic)
+		p.loss.ms = now.UnixMilli()
+		p.next, p.dead = earliest, max(p.dead, earliest)
+		for i := range p.lanes {
+			p.lanes[i] = max(p.lanes[i], earliest)
+		}
+		return true
+	}
+	return false
 }
 
 // body is the position as the fence carries it.
 func (p position) body(topic string, partition int32) ([]byte, error) {
 	return proto.Marshal(&eventv1.IngestPosition{
 		Topic: topic, TopicId: p.id[:], Partition: partition, NextOffset: p.next, Tally: p.tally.Proto(),
+		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
+		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
 	})
 }
 
@@ -106,7 +183,7 @@ func firstOffset(rec *controlv1.PipelineRecord, id topicID, partition int32, ear
 		return earliest
 	}
 	if pinned, ok := start.GetOffsets()[partition]; ok {
-		return max(pinned, earliest)
+		return pinned // also when it has expired since: that is a loss
 	}
 	return earliest
 }

@@ -38,25 +38,25 @@ func TestRecoverPosition(t *testing.T) {
 			want: position{id: now, next: 7, lanes: []int64{7, 7}, dead: 7, fresh: true},
 		},
 		"crash before the first settle": {
-			log:  fencedlog.Recovered{Last: at(token(now, 12), "")},
+			log:  fencedlog.Recovered{Last: at(token(now, 12, 0), "")},
 			want: position{id: now, next: 7, lanes: []int64{12, 7}, dead: 7, fresh: true},
 		},
 		"settled": {
-			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 33), token(now, 40))},
+			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 33, 0), token(now, 40, 0))},
 			want: position{id: now, next: 40, tally: counted, lanes: []int64{40, 40}, dead: 40},
 		},
 		"lanes and dead letters ahead of the fence": {
-			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 45), token(now, 60))},
-			dead: token(now, 52),
+			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 45, 0), token(now, 60, 0))},
+			dead: token(now, 52, 0),
 			want: position{id: now, next: 40, tally: counted, lanes: []int64{45, 60}, dead: 52},
 		},
 		"topic made anew": {
-			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(old, 4000), token(old, 3999))},
-			dead: token(old, 4000),
+			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(old, 4000, 0), token(old, 3999, 0))},
+			dead: token(old, 4000, 0),
 			want: position{id: now, next: 7, tally: counted, lanes: []int64{7, 7}, dead: 7, fresh: true},
 		},
 		"topic made anew, crash before the first settle since": {
-			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(now, 9), token(old, 3999))},
+			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(now, 9, 0), token(old, 3999, 0))},
 			want: position{id: now, next: 7, tally: counted, lanes: []int64{9, 7}, dead: 7, fresh: true},
 		},
 	} {
@@ -74,7 +74,7 @@ func TestFirstOffset(t *testing.T) {
 	id := topicID{3}
 	rec := &controlv1.PipelineRecord{StartOffsets: &controlv1.StartOffsets{TopicId: id[:], Offsets: map[int32]int64{0: 100}}}
 	require.Equal(t, int64(100), firstOffset(rec, id, 0, 5), "pinned when the pipeline was made")
-	require.Equal(t, int64(120), firstOffset(rec, id, 0, 120), "expired meanwhile")
+	require.Equal(t, int64(100), firstOffset(rec, id, 0, 120), "expired meanwhile, which fit makes known")
 	require.Equal(t, int64(5), firstOffset(rec, id, 1, 5), "a partition added later")
 	require.Equal(t, int64(5), firstOffset(rec, topicID{4}, 0, 5), "the topic was made anew")
 	require.Equal(t, int64(5), firstOffset(&controlv1.PipelineRecord{}, id, 0, 5), "EARLIEST")

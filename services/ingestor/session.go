@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -59,6 +60,9 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord) er
 	if err != nil {
 		return err
 	}
+	if s.tune != nil {
+		s.tune(config)
+	}
 	cluster, err := kafka.Open(ctx, source, s.deps.Instance)
 	if err != nil {
 		return err
@@ -69,21 +73,29 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord) er
 		return fmt.Errorf("source.kafka.brokers %v: join consumer group %s: %w", source.GetBrokers(), source.GetGroup(), err)
 	}
 	var drained sync.WaitGroup
+	var last atomic.Pointer[error]
 	drained.Go(func() {
 		for err := range group.Errors() {
+			last.Store(&err)
 			s.log.Info("kafka consumer", "pipeline", rec.GetSpec().GetId(), "error", err)
 		}
 	})
 	defer drained.Wait()
 	defer group.Close()
 	for ctx.Err() == nil {
-		session := &session{service: s, rec: rec, cluster: cluster, plan: plan, partitions: map[int32]*claimed{}}
+		session := &session{service: s, rec: rec, cluster: cluster, plan: plan, partitions: map[int32]*claimed{}, ended: make(chan struct{})}
+		session.incarnation = incarnation{cluster: cluster, topic: source.GetTopic()}
+		last.Store(nil)
 		err := group.Consume(ctx, []string{source.GetTopic()}, session)
 		if failed := session.failure(); failed != nil {
 			return failed
 		}
 		if err != nil {
 			return fmt.Errorf("consumer group %s: %w", source.GetGroup(), err)
+		}
+		// A claim that the client could not even begin ends the session without an error.
+		if cause := last.Load(); cause != nil && session.unread() {
+			return fmt.Errorf("consumer group %s: %w", source.GetGroup(), *cause)
 		}
 	}
 	return nil
@@ -102,8 +114,12 @@ type session struct {
 	rec     *controlv1.PipelineRecord
 	cluster *kafka.Cluster
 	plan    *rows.Plan
+	ended   chan struct{} // closed by Cleanup
+
+	incarnation incarnation
 
 	mu         sync.Mutex
+	group      []int32            // fixed by Setup; the partitions that are ours
 	partitions map[int32]*claimed // guarded by mu until Setup is done, then fixed
 	failed     error              // guarded by mu; the first failure that is not the end of the session
 }
@@ -112,7 +128,7 @@ type claimed struct {
 	partition   *partition
 	status      *unit
 	checkpoints chan chan<- error
-	done        chan struct{} // closed when run has returned
+	done        chan struct{} // closed when run has returned; never when it was not begun
 }
 
 func (s *session) fail(err error) {
@@ -121,6 +137,18 @@ func (s *session) fail(err error) {
 	if s.failed == nil && err != nil {
 		s.failed = err
 	}
+}
+
+// unread tells, after the session, that a claim was never begun.
+func (s *session) unread() bool {
+	for _, c := range s.partitions {
+		select {
+		case <-c.done:
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 func (s *session) failure() error {
@@ -135,6 +163,7 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 	topic := s.rec.GetSpec().GetSource().GetKafka().GetTopic()
 	numbers := group.Claims()[topic]
 	ctx := group.Context()
+	s.group = numbers
 	err := func() error {
 		if len(numbers) == 0 {
 			return nil
@@ -147,10 +176,14 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 		if err != nil {
 			return err
 		}
-		var opening errgroup.Group
+		ends, err := s.cluster.EndOffsets(ctx, topic, controlv1.Isolation_READ_UNCOMMITTED)
+		if err != nil {
+			return err
+		}
+		opening, ctx := errgroup.WithContext(ctx)
 		for _, number := range numbers {
 			opening.Go(func() error {
-				c, err := s.claim(ctx, topic, number, info.ID, earliest[number])
+				c, err := s.claim(ctx, topic, number, len(ends), bounds{info.ID, earliest[number], ends[number]})
 				if err != nil {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}
@@ -168,8 +201,7 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 		if ctx.Err() == nil {
 			s.fail(err)
 		}
-		s.disown(context.WithoutCancel(ctx))
-		return err
+		return err // Cleanup follows
 	}
 	s.service.mu.Lock()
 	s.service.active[s] = struct{}{}
@@ -177,8 +209,14 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 	return nil
 }
 
-// claim becomes the writer of one partition.
-func (s *session) claim(ctx context.Context, topic string, number int32, id topicID, earliest int64) (*claimed, error) {
+// bounds are what Kafka says of a partition.
+type bounds struct {
+	id            topicID
+	earliest, end int64
+}
+
+// claim becomes the writer of one partition, of so many that the topic has.
+func (s *session) claim(ctx context.Context, topic string, number int32, partitions int, at bounds) (*claimed, error) {
 	deps, spec := s.service.deps, s.rec.GetSpec()
 	status := s.service.board.own(s.rec, number)
 	c := &claimed{status: status, checkpoints: make(chan chan<- error), done: make(chan struct{})}
@@ -200,16 +238,40 @@ func (s *session) claim(ctx context.Context, topic string, number int32, id topi
 	if err != nil {
 		return nil, err
 	}
-	pos, err := recoverPosition(id, firstOffset(s.rec, id, number, earliest), len(lanes), recovered, dead)
+	pos, err := recoverPosition(at.id, firstOffset(s.rec, at.id, number, at.earliest), len(lanes), recovered, dead)
 	if err != nil {
 		return nil, err
 	}
-	fresh := pos.fresh
-	if pos.next < earliest {
-		s.service.log.Error("records expired in Kafka before they were read", "pipeline", spec.GetId(), "partition", number, "from", pos.next, "to", earliest-1)
-		pos.next, fresh = earliest, true
+	if pos.highest() > at.end {
+		// Our predecessor may have read on since we asked; now it cannot settle any more.
+		ends, err := s.cluster.EndOffsets(ctx, topic, controlv1.Isolation_READ_UNCOMMITTED)
+		if err != nil {
+			return nil, err
+		}
+		at.end = ends[number]
+	}
+	dirty := pos.fresh
+	if pos.fit(topic, number, at.earliest, at.end, time.Now()) {
+		s.service.log.Error("records are missing in Kafka", "pipeline", spec.GetId(), "partition", number, "loss", pos.loss.text)
+		// Before anything is read: what the logs said so far no longer fits the offsets.
+		body, err := pos.body(topic, number)
+		if err != nil {
+			return nil, err
+		}
+		if err := writer.Settle(ctx, body); err != nil {
+			return nil, err
+		}
+		dirty = false
 	}
 	limit := int(deps.NATS.MaxPayload()) - messageOverhead
+	share := int64(settleBytes)
+	if most := writer.MaxBytes(); most > 0 {
+		limit = min(limit, int(most/4))
+		// Half of the log is for what is settled, which a purge can remove: a full log gets free.
+		share = min(share, max(most/2/int64(max(partitions, 1)), minShare))
+	}
+	large := min(256<<10, limit/4)
+	buffers := max(len(s.group), 1) * len(lanes) * buffersPerLane
 	p := &partition{
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
 		linger: linger(spec.GetBatch().GetMaxDelay().AsDuration()),
@@ -218,14 +280,19 @@ func (s *session) claim(ctx context.Context, topic string, number int32, id topi
 		byArrival: spec.GetDedup() != nil && spec.GetDedup().GetTime() == "",
 		revision:  current(s.rec).GetRevision(),
 		plan:      s.plan, parser: rows.NewParser(s.plan), pos: pos, writer: writer,
-		letters: &letters{limit: limit, open: func(ctx context.Context) (*fencedlog.Writer, error) {
-			w, _, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(number), fencedlog.Options{Wait: status.waiting})
-			return w, err
+		letters: &letters{limit: int(deps.NATS.MaxPayload()) - messageOverhead, open: func(ctx context.Context) (*fencedlog.Writer, string, error) {
+			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
+			return w, past.Last[lettersLane].Position, err
 		}},
-		app:   appender{writer: writer, limit: limit},
-		large: min(256<<10, limit/4),
-		dirty: fresh,
-		mark:  func(int64) {},
+		app:   appender{writer: writer, limit: limit, plan: s.plan},
+		large: large,
+		share: share,
+		// Twice: rows are held as columns, and as a message while it is appended.
+		batchBytes: max(minBatchBytes, min(batchBytes, 2*large, bufferBudget/2/buffers)),
+		dirty:      dirty,
+		mark:       func(int64) {},
+		same:       s.incarnation.same,
+		hold:       s.service.holdLarge,
 	}
 	c.partition = p
 	status.settled(pos)
@@ -258,14 +325,14 @@ func (s *session) Cleanup(group sarama.ConsumerGroupSession) error {
 	s.service.mu.Lock()
 	delete(s.service.active, s)
 	s.service.mu.Unlock()
-	s.disown(context.WithoutCancel(group.Context()))
-	return nil
-}
-
-func (s *session) disown(ctx context.Context) {
+	close(s.ended)
+	// At once: where NATS is down, each takes as long as it may, and the group waits for us.
+	var disowning sync.WaitGroup
 	for _, c := range s.partitions {
-		s.service.board.disown(ctx, c.status)
+		disowning.Go(func() { s.service.board.disown(context.WithoutCancel(group.Context()), c.status) })
 	}
+	disowning.Wait()
+	return nil
 }
 
 // checkpoint settles every partition of the session.
@@ -276,6 +343,8 @@ func (s *session) checkpoint(ctx context.Context) (int, error) {
 		select {
 		case c.checkpoints <- reply:
 		case <-c.done:
+			continue
+		case <-s.ended: // a claim need not have been begun
 			continue
 		case <-ctx.Done():
 			return units, context.Cause(ctx)

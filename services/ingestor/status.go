@@ -40,6 +40,7 @@ type unitKey struct {
 type unit struct {
 	mu        sync.Mutex
 	status    *stagev1.UnitStatus // guarded by mu
+	loss      loss                // guarded by mu; shown as the last error while nothing else is wrong
 	highest   int64               // guarded by mu; end of the partition as last seen
 	changed   bool                // guarded by mu
 	published time.Time           // owned by board.run
@@ -136,6 +137,7 @@ func (u *unit) settled(pos position) {
 	u.status.Position = uint64(max(0, pos.next))
 	u.status.TopicId = pos.id[:]
 	u.status.Tally = pos.tally.Proto()
+	u.status.LostOffsets, u.loss = pos.loss.offsets, pos.loss
 	u.changed = true
 }
 
@@ -145,12 +147,15 @@ func (u *unit) highWater(offset int64) {
 	u.highest = offset
 }
 
-// running says that nothing is in the way.
+// running says that nothing is in the way. What was lost is told for good.
 func (u *unit) running() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.changed = u.changed || u.status.GetCondition() != stagev1.UnitStatus_RUNNING || u.status.GetLastError() != ""
-	u.status.Condition, u.status.LastError = stagev1.UnitStatus_RUNNING, ""
+	u.changed = u.changed || u.status.GetCondition() != stagev1.UnitStatus_RUNNING || u.status.GetLastError() != u.loss.text
+	u.status.Condition, u.status.LastError = stagev1.UnitStatus_RUNNING, u.loss.text
+	if u.loss.text != "" {
+		u.status.LastErrorTime = timestamppb.New(time.UnixMilli(u.loss.ms))
+	}
 }
 
 // waiting says what is waited for, or with nil that it is over.

@@ -429,12 +429,22 @@ func (x *Tally) GetRows() uint64 {
 // IngestPosition is the body of an ingest writer's fence: everything before next_offset is in the
 // logs of all lanes and in the dead-letter stream.
 type IngestPosition struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	TopicId       []byte                 `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
-	Partition     int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
-	NextOffset    int64                  `protobuf:"varint,4,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
-	Tally         *Tally                 `protobuf:"bytes,5,opt,name=tally,proto3" json:"tally,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Topic      string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	TopicId    []byte                 `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partition  int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	NextOffset int64                  `protobuf:"varint,4,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	Tally      *Tally                 `protobuf:"bytes,5,opt,name=tally,proto3" json:"tally,omitempty"`
+	// How often the partition became shorter than what had been read of it (an unclean election), so
+	// that offsets were read a second time.
+	Rewinds uint32 `protobuf:"varint,6,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
+	// Where the last rewind went to: of what lanes had before it, only what is below counts.
+	RewoundTo int64 `protobuf:"varint,10,opt,name=rewound_to,json=rewoundTo,proto3" json:"rewound_to,omitempty"`
+	// Offsets that Kafka no longer had when their turn came. They are never read.
+	LostOffsets uint64 `protobuf:"varint,7,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
+	// What was lost last, in words, and when (milliseconds since 1970).
+	LastLoss      string `protobuf:"bytes,8,opt,name=last_loss,json=lastLoss,proto3" json:"last_loss,omitempty"`
+	LastLossMs    int64  `protobuf:"varint,9,opt,name=last_loss_ms,json=lastLossMs,proto3" json:"last_loss_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +512,41 @@ func (x *IngestPosition) GetTally() *Tally {
 		return x.Tally
 	}
 	return nil
+}
+
+func (x *IngestPosition) GetRewinds() uint32 {
+	if x != nil {
+		return x.Rewinds
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetRewoundTo() int64 {
+	if x != nil {
+		return x.RewoundTo
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetLostOffsets() uint64 {
+	if x != nil {
+		return x.LostOffsets
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetLastLoss() string {
+	if x != nil {
+		return x.LastLoss
+	}
+	return ""
+}
+
+func (x *IngestPosition) GetLastLossMs() int64 {
+	if x != nil {
+		return x.LastLossMs
+	}
+	return 0
 }
 
 // DeadLetter is an event that could not be delivered, with what is needed to repair and replay it.
@@ -979,7 +1024,9 @@ type SinkPosition struct {
 	// records: rows taken from the log; rows: rows written; dead_letters: rows refused.
 	Tally *Tally `protobuf:"bytes,5,opt,name=tally,proto3" json:"tally,omitempty"`
 	// Instance that owns the lane.
-	Owner         string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	Owner string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Who wrote it: one value for each opening of the lane. Tells an instance from an earlier one of its name.
+	Session       string `protobuf:"bytes,7,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1056,6 +1103,13 @@ func (x *SinkPosition) GetOwner() string {
 	return ""
 }
 
+func (x *SinkPosition) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type PendingBlock struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	FirstSequence  uint64                 `protobuf:"varint,1,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
@@ -1063,8 +1117,16 @@ type PendingBlock struct {
 	Rows           uint64                 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
 	SchemaRevision uint64                 `protobuf:"varint,4,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
 	LastTimeNs     int64                  `protobuf:"varint,5,opt,name=last_time_ns,json=lastTimeNs,proto3" json:"last_time_ns,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Once the table has refused the block as a whole: how far taking it apart has come. Rows are counted in the order
+	// in which the block is sent. All before part_from are in the table or the dead-letter log. The part
+	// [part_from, part_to) is what may be sent next as a whole; no larger one that contains it is ever sent again.
+	// part_to is 0 as long as the block is whole.
+	PartFrom uint64 `protobuf:"varint,6,opt,name=part_from,json=partFrom,proto3" json:"part_from,omitempty"`
+	PartTo   uint64 `protobuf:"varint,7,opt,name=part_to,json=partTo,proto3" json:"part_to,omitempty"`
+	// How many of the rows before part_from are in the dead-letter log.
+	PartRefused   uint64 `protobuf:"varint,8,opt,name=part_refused,json=partRefused,proto3" json:"part_refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PendingBlock) Reset() {
@@ -1132,6 +1194,27 @@ func (x *PendingBlock) GetLastTimeNs() int64 {
 	return 0
 }
 
+func (x *PendingBlock) GetPartFrom() uint64 {
+	if x != nil {
+		return x.PartFrom
+	}
+	return 0
+}
+
+func (x *PendingBlock) GetPartTo() uint64 {
+	if x != nil {
+		return x.PartTo
+	}
+	return 0
+}
+
+func (x *PendingBlock) GetPartRefused() uint64 {
+	if x != nil {
+		return x.PartRefused
+	}
+	return 0
+}
+
 var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sluice_event_v1_event_proto_rawDesc = "" +
@@ -1175,14 +1258,22 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"duplicates\x18\x04 \x01(\x04R\n" +
 	"duplicates\x12\x12\n" +
-	"\x04rows\x18\x05 \x01(\x04R\x04rows\"\xae\x01\n" +
+	"\x04rows\x18\x05 \x01(\x04R\x04rows\"\xc9\x02\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
 	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x1f\n" +
 	"\vnext_offset\x18\x04 \x01(\x03R\n" +
 	"nextOffset\x12,\n" +
-	"\x05tally\x18\x05 \x01(\v2\x16.sluice.event.v1.TallyR\x05tally\"\xaa\x03\n" +
+	"\x05tally\x18\x05 \x01(\v2\x16.sluice.event.v1.TallyR\x05tally\x12\x18\n" +
+	"\arewinds\x18\x06 \x01(\rR\arewinds\x12\x1d\n" +
+	"\n" +
+	"rewound_to\x18\n" +
+	" \x01(\x03R\trewoundTo\x12!\n" +
+	"\flost_offsets\x18\a \x01(\x04R\vlostOffsets\x12\x1b\n" +
+	"\tlast_loss\x18\b \x01(\tR\blastLoss\x12 \n" +
+	"\flast_loss_ms\x18\t \x01(\x03R\n" +
+	"lastLossMs\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
@@ -1233,21 +1324,25 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x1e\n" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\rR\x05bytes\"\xf6\x01\n" +
+	"\x05bytes\x18\x05 \x01(\rR\x05bytes\"\x90\x02\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
 	"\x0fcovered_time_ns\x18\x03 \x01(\x03R\rcoveredTimeNs\x127\n" +
 	"\apending\x18\x04 \x01(\v2\x1d.sluice.event.v1.PendingBlockR\apending\x12,\n" +
 	"\x05tally\x18\x05 \x01(\v2\x16.sluice.event.v1.TallyR\x05tally\x12\x14\n" +
-	"\x05owner\x18\x06 \x01(\tR\x05owner\"\xb9\x01\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x18\n" +
+	"\asession\x18\a \x01(\tR\asession\"\x92\x02\n" +
 	"\fPendingBlock\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x12\n" +
 	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12'\n" +
 	"\x0fschema_revision\x18\x04 \x01(\x04R\x0eschemaRevision\x12 \n" +
 	"\flast_time_ns\x18\x05 \x01(\x03R\n" +
-	"lastTimeNs*T\n" +
+	"lastTimeNs\x12\x1b\n" +
+	"\tpart_from\x18\x06 \x01(\x04R\bpartFrom\x12\x17\n" +
+	"\apart_to\x18\a \x01(\x04R\x06partTo\x12!\n" +
+	"\fpart_refused\x18\b \x01(\x04R\vpartRefused*T\n" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCOMPRESSION_S2\x10\x01\x12\x14\n" +

@@ -455,6 +455,9 @@ type UnitStatus struct {
 	LastError     string                 `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	LastErrorTime *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_error_time,json=lastErrorTime,proto3" json:"last_error_time,omitempty"`
 	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// ingest: offsets that Kafka no longer had when their turn came. Once this is not 0, last_error
+	// names the last ones, also while the unit is running.
+	LostOffsets   uint64 `protobuf:"varint,16,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,6 +597,13 @@ func (x *UnitStatus) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *UnitStatus) GetLostOffsets() uint64 {
+	if x != nil {
+		return x.LostOffsets
+	}
+	return 0
+}
+
 var File_sluice_stage_v1_stage_proto protoreflect.FileDescriptor
 
 const file_sluice_stage_v1_stage_proto_rawDesc = "" +
@@ -613,7 +623,7 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\x11CheckpointRequest\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\"*\n" +
 	"\x12CheckpointResponse\x12\x14\n" +
-	"\x05units\x18\x01 \x01(\rR\x05units\"\x84\x05\n" +
+	"\x05units\x18\x01 \x01(\rR\x05units\"\xa7\x05\n" +
 	"\n" +
 	"UnitStatus\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12!\n" +
@@ -635,7 +645,8 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"last_error\x18\r \x01(\tR\tlastError\x12B\n" +
 	"\x0flast_error_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\rlastErrorTime\x12;\n" +
 	"\vupdate_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"[\n" +
+	"updateTime\x12!\n" +
+	"\flost_offsets\x18\x10 \x01(\x04R\vlostOffsets\"[\n" +
 	"\tCondition\x12\x19\n" +
 	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSTARTING\x10\x01\x12\v\n" +
