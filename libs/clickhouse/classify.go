@@ -82,6 +82,9 @@ func verdictOf(err error) verdict {
 	if errors.As(err, &config) {
 		return verdict{Retry, "the configuration is at fault; nothing was sent"}
 	}
+	if errors.Is(err, ErrNotSent) {
+		return verdict{Retry, "the writer could not make sure that the lane is still its own; nothing was sent"}
+	}
 	code, message, ok := serverCode(err)
 	if !ok {
 		return verdict{Ambiguous, "no answer of the server: the block may be in or not"}
@@ -106,6 +109,12 @@ func verdictOf(err error) verdict {
 		return verdict{Split, "the block touches more partitions than max_partitions_per_insert_block"}
 	}
 	return v
+}
+
+// Answered tells that a server has spoken: the error, or one of those joined in it, is a server's own answer.
+func Answered(err error) bool {
+	_, _, ok := serverCode(err)
+	return ok
 }
 
 // StillRunning tells that an earlier query of the same id has not ended yet.

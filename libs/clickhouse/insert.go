@@ -22,7 +22,16 @@ type Insert struct {
 	QueryID string
 	// Settings of the user.
 	Settings map[string]string
+	// Guard is called when the server has the query and waits for the data, so that KILL QUERY finds it from then on.
+	// If it fails nothing is sent, and the error is an ErrNotSent. Nil: none.
+	//
+	// It is what fences a writer off: whoever takes over makes Guard fail first and then ends the query of that
+	// id. A writer that wakes up later either finds its query ended or Guard failing.
+	Guard func(ctx context.Context) error
 }
+
+// ErrNotSent says that no row of the block has left: Guard failed.
+var ErrNotSent = errors.New("the block was not sent")
 
 func (i Insert) sql() string {
 	var b strings.Builder
@@ -60,6 +69,11 @@ func (s *session) insert(ctx context.Context, i Insert) (err error) {
 	}
 	if code != proto.ServerCodeData {
 		return fmt.Errorf("insert: the server did not ask for data (packet %s)", code)
+	}
+	if i.Guard != nil {
+		if err := i.Guard(ctx); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotSent, err)
+		}
 	}
 	changed := differences(columns, i.Columns)
 	if err := s.sendData(i.Columns); err != nil {

@@ -68,6 +68,9 @@ func (n *Inserter) Close() {
 
 // elsewhere says whether another address may do better: not when the answer is about the block or the table.
 func elsewhere(err error) bool {
+	if errors.Is(err, ErrNotSent) {
+		return false
+	}
 	switch Classify(err) {
 	case Ambiguous, Retry:
 		return true

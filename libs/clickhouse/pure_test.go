@@ -53,9 +53,9 @@ func TestSettingsByVersion(t *testing.T) {
 		}
 		return out
 	}
-	require.Equal(t, "max_threads=2 insert_distributed_sync=1 ", names(Version{20, 8}))
-	require.Equal(t, "max_threads=2 async_insert=0 insert_deduplication_token=T insert_deduplicate=1 deduplicate_blocks_in_dependent_materialized_views=1 insert_distributed_sync=1 ", names(Version{22, 2}))
-	require.Equal(t, "max_threads=2 async_insert=0 insert_deduplication_token=T insert_deduplicate=1 deduplicate_blocks_in_dependent_materialized_views=1 deduplicate_insert=enable distributed_foreground_insert=1 ", names(Version{26, 5}))
+	require.Equal(t, "max_threads=2 receive_timeout=30 insert_distributed_sync=1 ", names(Version{20, 8}))
+	require.Equal(t, "max_threads=2 async_insert=0 receive_timeout=30 insert_deduplication_token=T insert_deduplicate=1 deduplicate_blocks_in_dependent_materialized_views=1 insert_distributed_sync=1 ", names(Version{22, 2}))
+	require.Equal(t, "max_threads=2 async_insert=0 receive_timeout=30 insert_deduplication_token=T insert_deduplicate=1 deduplicate_blocks_in_dependent_materialized_views=1 deduplicate_insert=enable distributed_foreground_insert=1 ", names(Version{26, 5}))
 	err := CheckSettings(map[string]string{"async_insert": "1", "deduplicate_insert": "disable", "max_threads": "1"})
 	require.ErrorContains(t, err, "sink.clickhouse.settings.async_insert: 1: cannot be changed")
 	require.ErrorContains(t, err, "sink.clickhouse.settings.deduplicate_insert: disable: cannot be changed")

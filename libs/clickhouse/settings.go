@@ -5,9 +5,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
+
+// ReceiveTimeout is for how long the server waits for the next bytes of an insert. What is sent takes no pause but for
+// Guard, so a writer that is silent for so long is stopped or gone.
+const ReceiveTimeout = 30 * time.Second
 
 // reserved are the settings that make an insert repeatable, each with what depends on it.
 var reserved = map[string]string{
@@ -20,6 +26,7 @@ var reserved = map[string]string{
 	"async_insert_deduplicate":                           "inserts are never asynchronous",
 	"distributed_foreground_insert":                      "an insert must be committed on the shards before it is confirmed",
 	"insert_distributed_sync":                            "an insert must be committed on the shards before it is confirmed",
+	"receive_timeout":                                    "the insert of a sink that was stopped must end soon, so that its successor can go on",
 	"use_strict_insert_block_limits":                     "a block must stay one block",
 }
 
@@ -51,6 +58,8 @@ func insertSettings(v Version, token string, user map[string]string) ([]proto.Se
 	if v.AtLeast(21, 11) {
 		add("async_insert", "0")
 	}
+	// A server looks whether an INSERT was killed only when data comes, or when none came for so long.
+	add("receive_timeout", strconv.Itoa(int(ReceiveTimeout/time.Second)))
 	if v.HasTokens() {
 		if token != "" {
 			add("insert_deduplication_token", token)

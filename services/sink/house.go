@@ -56,7 +56,7 @@ func (l *lane) moveOn(ctx context.Context) error {
 		return fmt.Errorf("look at the end of %s: %w", l.upstream.Stream(), err)
 	}
 	l.covered, l.coveredTime, l.moved = end, msg.Time.UnixNano(), true
-	return l.advance(ctx, nil)
+	return l.advance(ctx)
 }
 
 // purge removes what all lanes have covered, durably, from the upstream log.

@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -41,6 +39,15 @@ type unit interface {
 	Checkpoints() <-chan chan<- error
 }
 
+// inserter is what a lane needs of clickhouse.Inserter.
+type inserter interface {
+	Insert(context.Context, clickhouse.Insert) error
+	Close()
+}
+
+// pace is how long to wait between attempts: at first, and at most.
+type pace struct{ first, last time.Duration }
+
 // lane is one lane of one pipeline, from the time that it is taken until it is given up.
 type lane struct {
 	unit     unit
@@ -53,9 +60,10 @@ type lane struct {
 	upstream fencedlog.Log
 	table    clickhouse.Name
 	layouts  map[uint64]*layout
-	inserter *clickhouse.Inserter
+	inserter inserter
 	letters  *deadLetters
 	trouble  trouble
+	pace     pace
 
 	// The rest is owned by the goroutine of send.
 	kv    jetstream.KeyValue
@@ -100,7 +108,7 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	l.kv = kv
 	// From here on the one before cannot begin another block.
-	if l.pos, err = openPosition(ctx, kv, l.index, l.instance, l.trouble.sending); err != nil {
+	if l.pos, err = openPosition(ctx, kv, l.index, l.instance, l.pace, l.trouble.sending); err != nil {
 		return err
 	}
 	stored := l.pos.stored
@@ -112,30 +120,13 @@ func (l *lane) take(ctx context.Context) error {
 		if err := fencedlog.Verify(ctx, l.js, l.upstream, p.GetLastSequence(), time.Unix(0, p.GetLastTimeNs())); err != nil {
 			return err
 		}
-		l.endPredecessor(ctx, l.name(p.GetFirstSequence(), p.GetLastSequence()))
+		if err := l.endPredecessor(ctx, l.name(p.GetFirstSequence(), p.GetLastSequence())); err != nil {
+			return err
+		}
 	}
 	l.report(0)
 	l.trouble.sending(nil)
 	return nil
-}
-
-// endPredecessor ends what the lane's owner before us may still be sending. It is a precaution: the token makes the
-// repeat harmless for as long as the table remembers it. So it is tried, and told, but not for ever.
-func (l *lane) endPredecessor(ctx context.Context, n block.Name) {
-	for attempt, backoff := 0, firstBackoff; attempt < 3; attempt, backoff = attempt+1, 2*backoff {
-		attemptCtx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := clickhouse.KillQuery(attemptCtx, l.sink(), n.QueryID())
-		cancel()
-		if err == nil {
-			l.trouble.sending(nil)
-			return
-		}
-		l.trouble.sending(fmt.Errorf("end the predecessor's insert: %w", err))
-		l.log.Warn("the predecessor's insert could not be ended", "query_id", n.QueryID(), "error", err)
-		if sleep(ctx, backoff) != nil {
-			return
-		}
-	}
 }
 
 func (l *lane) sink() *controlv1.ClickHouseSink { return l.record.GetSpec().GetSink().GetClickhouse() }
@@ -160,7 +151,7 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 		select {
 		case <-ctx.Done():
 			if l.moved && working.Err() == nil {
-				if err := l.advance(working, nil); err != nil && !errors.Is(err, errTaken) {
+				if err := l.advance(working); err != nil && !errors.Is(err, errTaken) {
 					l.log.Warn("position not written at the stop", "error", err)
 				}
 			}
@@ -173,10 +164,10 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 			b.rows.reset()
 			free <- b.rows
 		case reply := <-l.unit.Checkpoints():
-			reply <- l.advance(working, nil)
+			reply <- l.advance(working)
 		case <-idle:
 			idle = nil
-			if err := l.advance(working, nil); err != nil {
+			if err := l.advance(working); err != nil {
 				return err
 			}
 		case <-house.C:
@@ -187,55 +178,67 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 	}
 }
 
-// advance writes the position: what is covered, and the block that is to be sent next (nil: none).
-func (l *lane) advance(ctx context.Context, pending *eventv1.PendingBlock) error {
-	next := &eventv1.SinkPosition{
-		Format: positionFormat, CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime,
-		Pending: pending, Tally: l.tally.Proto(), Owner: l.instance,
-	}
-	if proto.Equal(next, l.pos.stored) {
-		l.moved = false
+// advance writes the position if it has changed: what is covered, and no block that is to be sent. A block that is pending
+// and not delivered stays so.
+func (l *lane) advance(ctx context.Context) error {
+	if !l.moved {
 		return nil
 	}
-	if err := l.pos.write(ctx, next); err != nil {
-		return err
+	return l.write(ctx, nil)
+}
+
+// write writes the position: what is covered, and the block that is being sent (nil: none). It writes also what is stored
+// already: that it succeeds proves that the lane is ours.
+func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
+	err := l.pos.write(ctx, &eventv1.SinkPosition{
+		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
+	})
+	if err == nil {
+		l.moved = false
 	}
-	l.moved = false
-	return nil
+	return err
 }
 
 // deliver brings one block to where it belongs: its rows into the table, what the table refuses into
 // the dead-letter log.
 func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 	if b.rows.count > 0 {
-		pending := &eventv1.PendingBlock{
-			FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
-			SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
-		}
-		// Durable step 1: the range, and with it the advance over the block before. A crash after this sends
-		// exactly this range again. Of a range that is being sent again it changes nothing.
-		if err := l.advance(working, pending); err != nil {
-			return err
-		}
 		began := time.Now()
-		s := sending{lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout}
+		s := sending{
+			lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout,
+			pending: &eventv1.PendingBlock{
+				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
+				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
+			},
+		}
+		if p := l.pos.stored.GetPending(); p != nil { // then it is this block's, see collector.emit
+			s.pending = proto.CloneOf(p)
+			if err := s.resume(); err != nil {
+				return err
+			}
+		}
+		// Durable step 1: the range, and with it the advance over the block before: sending.guard. A crash after this
+		// sends exactly this range again.
 		// Durable step 2: the rows. A crash after this inserts them again under the same tokens.
+		// Durable step 3, if the table refuses rows: how the block is taken apart, before it is: sending.decide. A crash
+		// after this takes it apart the same way.
+		// Durable step 4, if so: the dead letters. A crash after this finds them in their log.
 		for _, g := range b.rows.done() {
 			if err := s.group(g); err != nil {
 				return err
 			}
 		}
-		// Durable step 3: the dead letters, recognised by their place in the block when written again.
-		refused, err := s.finish()
-		if err != nil {
-			return err
+		if s.refused > 0 {
+			if err := l.letters.close(); err != nil {
+				l.log.Warn("what was opened for dead letters could not be closed", "error", err)
+			}
 		}
 		l.tally.Records += uint64(b.rows.count)
-		l.tally.Rows += uint64(b.rows.count) - refused
-		l.tally.DeadLetters += refused
-		l.metrics.block(ctx, b.rows.count, int(refused), b.plan.Bytes, time.Since(began))
+		l.tally.Rows += uint64(b.rows.count) - s.refused
+		l.tally.DeadLetters += s.refused
+		l.metrics.block(ctx, b.rows.count, int(s.refused), b.plan.Bytes, time.Since(began))
 	}
-	// Durable step 4 follows with the next block or by itself: the advance.
+	// Durable step 5 follows with the next block or by itself: the advance.
 	l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
 	l.moved = true
 	l.report(b.behind)
@@ -247,30 +250,6 @@ func (l *lane) report(behind uint64) {
 	covered, tally := l.covered, l.tally.Proto()
 	l.unit.Report(func(s *stagev1.UnitStatus) {
 		s.Position, s.Tally, s.Lag = covered, tally, behind
-	})
-}
-
-// trouble is what a lane waits for: in reading, in sending. The status shows both.
-type trouble struct {
-	unit unit
-	mu   sync.Mutex
-	errs [2]error // guarded by mu
-}
-
-func (t *trouble) reading(err error) { t.set(0, err) }
-func (t *trouble) sending(err error) { t.set(1, err) }
-
-func (t *trouble) set(i int, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.errs[i] = err
-	all := errors.Join(t.errs[0], t.errs[1])
-	t.unit.Report(func(s *stagev1.UnitStatus) {
-		if all == nil {
-			s.Condition, s.LastError = stagev1.UnitStatus_RUNNING, ""
-			return
-		}
-		s.Condition, s.LastError, s.LastErrorTime = stagev1.UnitStatus_WAITING, all.Error(), timestamppb.Now()
 	})
 }
 

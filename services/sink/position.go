@@ -3,6 +3,7 @@ package sink
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -29,17 +30,20 @@ var errTaken = errors.New("another instance has taken the lane")
 type position struct {
 	kv       jetstream.KeyValue
 	key      string
+	owner    string
+	session  string // of this opening: no other writes it
 	revision uint64
 	stored   *eventv1.SinkPosition // as it is in the bucket
-	wait     func(error)           // told why a write has to wait, and nil when it is through
+	pace     pace
+	wait     func(error) // told why a write has to wait, and nil when it is through
 }
 
 // positionKey is the key of a lane's position in the state bucket.
 func positionKey(lane int) string { return fmt.Sprintf("sink.%d.position", lane) }
 
 // openPosition reads the lane's position and takes it for owner: from then on the one before is fenced off.
-func openPosition(ctx context.Context, kv jetstream.KeyValue, lane int, owner string, wait func(error)) (*position, error) {
-	p := &position{kv: kv, key: positionKey(lane), wait: wait}
+func openPosition(ctx context.Context, kv jetstream.KeyValue, lane int, owner string, pace pace, wait func(error)) (*position, error) {
+	p := &position{kv: kv, key: positionKey(lane), owner: owner, session: rand.Text(), pace: pace, wait: wait}
 	current, err := p.read(ctx)
 	if err != nil {
 		return nil, err
@@ -48,10 +52,8 @@ func openPosition(ctx context.Context, kv jetstream.KeyValue, lane int, owner st
 		return nil, fmt.Errorf("position %s: format %d is of a newer version than this one, which knows %d", p.key, current.GetFormat(), positionFormat)
 	}
 	p.stored = current
-	next := proto.CloneOf(current)
-	next.Format, next.Owner = positionFormat, owner
 	// A crash after this leaves the position as it was, under another owner's name.
-	if err := p.write(ctx, next); err != nil {
+	if err := p.write(ctx, proto.CloneOf(current)); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -78,12 +80,13 @@ func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
 
 // write makes next the lane's position. It returns once it is durable, or with errTaken, or when ctx ends.
 func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error {
+	next.Format, next.Owner, next.Session = positionFormat, p.owner, p.session
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("write position %s: %w", p.key, err)
 	}
 	waited := false
-	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+	for backoff := p.pace.first; ; backoff = min(2*backoff, p.pace.last) {
 		err := p.attempt(ctx, value)
 		switch {
 		case err == nil:
@@ -113,7 +116,7 @@ func (p *position) attempt(ctx context.Context, value []byte) error {
 		p.revision = revision
 		return nil
 	}
-	// Refused, or the answer got lost: what is there tells. Values differ by owner and range, so ours is known again.
+	// Refused, or the answer got lost: what is there tells.
 	entry, getErr := p.kv.Get(ctx, p.key)
 	switch {
 	case errors.Is(getErr, jetstream.ErrKeyNotFound):
@@ -123,11 +126,20 @@ func (p *position) attempt(ctx context.Context, value []byte) error {
 		return err
 	case getErr != nil:
 		return errors.Join(err, getErr)
-	case bytes.Equal(entry.Value(), value):
-		p.revision = entry.Revision()
+	case entry.Revision() == p.revision:
+		return err
+	}
+	var there eventv1.SinkPosition
+	if err := proto.Unmarshal(entry.Value(), &there); err != nil {
+		return fmt.Errorf("%w: %w", errTaken, err)
+	}
+	if there.GetSession() != p.session {
+		return fmt.Errorf("%w: position %s is at revision %d of instance %s, ours was %d", errTaken, p.key, entry.Revision(), there.GetOwner(), p.revision)
+	}
+	// A write of ours whose answer was lost, this one or one before.
+	p.revision = entry.Revision()
+	if bytes.Equal(entry.Value(), value) {
 		return nil
-	case entry.Revision() != p.revision:
-		return fmt.Errorf("%w: position %s is at revision %d, ours was %d", errTaken, p.key, entry.Revision(), p.revision)
 	}
 	return err
 }

@@ -5,11 +5,11 @@
 // is durable before it is sent, so that a restart sends exactly the same rows under the same token. A row that the table
 // refuses goes to the dead-letter log and takes none of its neighbours along. A block in doubt is sent again for as
 // long as it takes, and is never given up. Memory is bounded by two blocks (batch.bytes) a lane, and a third
-// while a refused one is taken apart.
+// while a refused one is taken apart, however long the table is away.
+// An instance that was stopped and wakes up when another has its lane writes nothing any more (docs/adr/0010).
 //
-// Not guaranteed: exactly once for a block that stays in doubt for longer than the table remembers tokens. Nor
-// for one that is being taken apart when the sink is killed and that the table then, changed in between, takes as
-// a whole: the parts that were in are inserted again.
+// Not guaranteed: exactly once for a block that stays in doubt for longer than the table remembers tokens, where its
+// other lanes, or other writers, go on inserting meanwhile.
 package sink
 
 import (
@@ -87,11 +87,12 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		unit: u, js: s.deps.JS, log: log, metrics: s.metrics, instance: s.deps.Instance, record: record, index: index,
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
-		trouble: trouble{unit: u},
+		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff},
 	}
 	l.letters = &deadLetters{
-		js: s.deps.JS, log: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.DeadLetters}, upstream: l.upstream,
+		js: s.deps.JS, log: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.DeadLetters},
 		lane: index, maxPayload: s.deps.NATS.MaxPayload(), waiting: l.trouble.sending,
+		locator:   &locator{js: s.deps.JS, upstream: l.upstream, lane: index, waiting: l.trouble.sending},
 		originals: &originals{source: p.GetSource().GetKafka(), client: "sluice-sink-" + p.GetId(), waiting: l.trouble.sending},
 	}
 	return l, nil

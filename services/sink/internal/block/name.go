@@ -32,6 +32,14 @@ type Range struct{ From, To int }
 // Rows is how many rows there are.
 func (r Range) Rows() int { return r.To - r.From }
 
+// Shift moves the range by so many rows.
+func (r Range) Shift(by int) Range { return Range{r.From + by, r.To + by} }
+
+// Holds tells that the other range is a part of this one, not empty and not all of it.
+func (r Range) Holds(other Range) bool {
+	return other.Rows() > 0 && r.From <= other.From && other.To <= r.To && r != other
+}
+
 // Halves takes a range of at least two rows apart.
 func (r Range) Halves() (Range, Range) {
 	middle := r.From + r.Rows()/2
