@@ -22,6 +22,7 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/native"
+	"sluice/libs/playground/kafka"
 	"sluice/libs/playground/kafka/kafkatest"
 	"sluice/libs/playground/nats/natstest"
 	"sluice/libs/registry"
@@ -34,6 +35,7 @@ type world struct {
 	t        *testing.T
 	ctx      context.Context
 	kafka    string
+	broker   *kafka.Broker
 	nats     *natstest.Server
 	js       jetstream.JetStream
 	registry *registry.Registry
@@ -44,7 +46,8 @@ type world struct {
 func newWorld(t *testing.T, partitions int32) *world {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	t.Cleanup(cancel)
-	w := &world{t: t, ctx: ctx, kafka: kafkatest.StartFake(t), nats: natstest.New(t)}
+	w := &world{t: t, ctx: ctx, broker: kafkatest.OpenFake(t, kafka.Config{}), nats: natstest.New(t)}
+	w.kafka = w.broker.Addr()
 	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka))
 	require.NoError(t, err)
 	t.Cleanup(client.Close)
@@ -99,19 +102,30 @@ type instance struct {
 }
 
 func (w *world) start(name string) *instance {
+	i, _ := w.startFaulty(name, refused, -1)
+	return i
+}
+
+// startFaulty starts an instance whose durable step numbered at goes wrong.
+func (w *world) startFaulty(name string, fault fault, at int64) (*instance, *faultyLog) {
 	nc := w.connect()
 	js, err := jetstream.New(nc)
 	require.NoError(w.t, err)
 	reg, err := registry.Open(w.ctx, js)
 	require.NoError(w.t, err)
+	f := &faultyLog{JetStream: js, fault: fault, at: at, crash: nc.Close, down: make(chan struct{})}
 	ctx, cancel := context.WithCancel(w.ctx)
 	i := &instance{nc: nc, stop: cancel, done: make(chan error, 1), Service: New(service.Deps{
-		Instance: name, NATS: nc, JS: js, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("instance", name),
+		Instance: name, NATS: nc, JS: f, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("instance", name),
 	}, reg)}
 	i.tune = quick
 	go func() { i.done <- i.Run(ctx) }()
 	w.t.Cleanup(func() { i.quit(w.t) })
-	return i
+	return i, f
+}
+
+func message(offset int64, value string) *sarama.ConsumerMessage {
+	return &sarama.ConsumerMessage{Topic: "events", Offset: offset, Value: []byte(value)}
 }
 
 // quick makes a consumer group that need not be patient with a network.
@@ -286,6 +300,7 @@ func (w *world) requireOnce(partitions int32, perPartition int) {
 }
 
 func TestEveryRecordOnceThroughCrashesAndTakeOvers(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 3)
 	const rounds, each = 6, 2000
 	current := w.start("a")
@@ -311,6 +326,7 @@ func TestEveryRecordOnceThroughCrashesAndTakeOvers(t *testing.T) {
 }
 
 func TestTwoInstancesShareTheTopic(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 4)
 	a, b := w.start("a"), w.start("b")
 	for p := range int32(4) {
@@ -333,6 +349,7 @@ func TestTwoInstancesShareTheTopic(t *testing.T) {
 }
 
 func TestBadRecordsBecomeDeadLetters(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.start("a")
 	huge := `{"id":3,"text":"` + strings.Repeat("x", 800<<10) + `"}`
@@ -354,6 +371,7 @@ func TestBadRecordsBecomeDeadLetters(t *testing.T) {
 }
 
 func TestDeadLettersOnceThroughCrashes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	for round := range 5 {
 		i := w.start(fmt.Sprint(round))
@@ -385,6 +403,7 @@ func TestDeadLettersOnceThroughCrashes(t *testing.T) {
 
 // A topic that is deleted and made anew starts over; nothing of the new one is skipped.
 func TestTopicMadeAnew(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.start("a")
 	w.produce(0, events(0, 300)...)
@@ -403,6 +422,7 @@ func TestTopicMadeAnew(t *testing.T) {
 }
 
 func TestPauseAndResume(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	i := w.start("a")
 	w.produce(0, events(0, 100)...)
@@ -423,6 +443,7 @@ func TestPauseAndResume(t *testing.T) {
 }
 
 func TestGrowingPartitions(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 1)
 	w.start("a")
 	w.produce(0, events(0, 100)...)
@@ -439,6 +460,7 @@ func TestGrowingPartitions(t *testing.T) {
 }
 
 func TestNATSRestart(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 2)
 	w.start("a")
 	w.produce(0, events(0, 1000)...)
