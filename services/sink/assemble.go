@@ -213,6 +213,11 @@ func (g *group) slice(l *layout, r block.Range) ([]proto.InputColumn, error) {
 	for row := r.From; row < r.To; row++ {
 		keep[row/8] |= 1 << (row % 8)
 	}
+	return g.kept(l, keep)
+}
+
+// kept returns some rows of a group as columns of their own.
+func (g *group) kept(l *layout, keep []byte) ([]proto.InputColumn, error) {
 	out := make([]proto.InputColumn, len(g.columns))
 	var wire []byte
 	for i, c := range g.natives {

@@ -42,6 +42,7 @@ type unit interface {
 // inserter is what a lane needs of clickhouse.Inserter.
 type inserter interface {
 	Insert(context.Context, clickhouse.Insert) error
+	Missing(context.Context, clickhouse.Insert) ([]int, error)
 	Close()
 }
 
@@ -211,8 +212,9 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
 			},
 		}
-		if p := l.pos.stored.GetPending(); p != nil { // then it is this block's, see collector.emit
-			s.pending = proto.CloneOf(p)
+		// What is stored may still be the block before: its advance comes with this one's guard.
+		if p := l.pos.stored.GetPending(); p.GetFirstSequence() == b.plan.First { // sequences begin with 1
+			s.pending, s.repeated = proto.CloneOf(p), true
 			if err := s.resume(); err != nil {
 				return err
 			}

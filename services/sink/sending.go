@@ -32,6 +32,8 @@ type sending struct {
 	layout  *layout
 	pending *eventv1.PendingBlock
 	order   int // rows of the groups before the present one
+	// repeated: an owner of the lane before us, or we before a restart, may have sent the block.
+	repeated bool
 
 	// Rows are counted as they are sent, over all groups.
 	// Invariant: all rows before done are in the table or the dead-letter log; no part of more rows that contains
@@ -139,6 +141,7 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		Table: s.lane.table, Columns: columns, Token: g.Token(s.name.Token(), r), QueryID: s.name.QueryID(),
 		Settings: s.lane.sink().GetSettings(), Guard: s.guard,
 	}
+	doubt := doubt{sending: s, group: g, from: r.From, token: what.Token, open: s.repeated}
 	waited := false
 	defer func() {
 		if waited && err == nil {
@@ -148,8 +151,13 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 	for backoff := s.lane.pace.first; ; backoff = min(2*backoff, s.lane.pace.last) {
 		err := s.lane.inserter.Insert(s.working, what)
 		if err == nil {
-			return nil, nil
+			whole, err := doubt.resolve(&what)
+			if whole || err != nil {
+				return nil, err
+			}
+			continue
 		}
+		doubt.failed(err)
 		class := clickhouse.Classify(err)
 		s.lane.metrics.failed(s.ctx, class)
 		switch {
