@@ -94,7 +94,7 @@ func newStack(ctx context.Context, bin, dir string, complain func(string, ...any
 	}
 	for _, stage := range stages {
 		for range startInstances {
-			if _, err := s.Add(stage); err != nil {
+			if err := s.Add(stage); err != nil {
 				return s, err
 			}
 		}
@@ -134,19 +134,19 @@ func (s *Stack) service(service, name string) (*Part, error) {
 }
 
 // Add starts one more instance of a stage.
-func (s *Stack) Add(stage string) (*Part, error) {
+func (s *Stack) Add(stage string) error {
 	s.mu.Lock()
 	s.made[stage]++
 	name := fmt.Sprintf("%s-%d", stage, s.made[stage])
 	s.mu.Unlock()
 	p, err := s.service(stage, name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.mu.Lock()
 	s.stages[stage] = append(s.stages[stage], p)
 	s.mu.Unlock()
-	return p, p.Start()
+	return p.Start()
 }
 
 // Remove takes an instance out and stops it in good order.

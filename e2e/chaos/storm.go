@@ -91,8 +91,7 @@ func (s *Storm) inflict(ctx context.Context, f Fault, alone bool) error {
 	s.mu.Unlock()
 	switch f.Action {
 	case Add:
-		_, err := s.stack.Add(f.Target)
-		return err
+		return s.stack.Add(f.Target)
 	case Remove:
 		name, err := s.stack.Remove(f.Target, f.Pick)
 		if err != nil {

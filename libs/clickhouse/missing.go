@@ -85,10 +85,8 @@ func (n *Inserter) missing(ctx context.Context, i Insert) ([]int, error) {
 		return fmt.Sprintf("SELECT %s FROM %s WHERE %s NOT IN (SELECT %s FROM %s%s) ORDER BY 1",
 			Quote(rowColumn), Quote(blockTable), hash, hash, i.Table.Quoted(), where)
 	}
-	where := ""
 	if sorting != "" {
-		where = fmt.Sprintf(" WHERE (%s) IN (SELECT %s FROM %s)", sorting, sorting, Quote(blockTable))
-		found, err := s.numbers(absent(where))
+		found, err := s.numbers(absent(fmt.Sprintf(" WHERE (%s) IN (SELECT %s FROM %s)", sorting, sorting, Quote(blockTable))))
 		if err == nil || !isServerError(err) {
 			return found, cause(ctx, err)
 		}
