@@ -28,6 +28,11 @@ func Binaries(root, tmp string) (string, error) {
 	if dir := os.Getenv(EnvBin); dir != "" {
 		return filepath.Abs(dir)
 	}
+	// Processes are started in directories of their own.
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return "", err
+	}
 	if dir := filepath.Join(root, "bin"); current(root, dir) {
 		return dir, nil
 	}

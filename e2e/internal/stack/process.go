@@ -57,13 +57,12 @@ func (p *Process) Start() {
 	log, err := os.OpenFile(p.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	require.NoError(p.t, err)
 	defer log.Close()
-	p.cmd = exec.Command(p.path, p.args...)
-	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = p.dir, log, log
-	p.cmd.Env = append(os.Environ(), p.env...)
-	p.cmd.SysProcAttr = attributes()
-	require.NoError(p.t, p.cmd.Start(), "start %s", p.Name)
-	cmd, exited := p.cmd, make(chan struct{})
-	p.exited = exited
+	cmd, exited := exec.Command(p.path, p.args...), make(chan struct{})
+	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
+	cmd.Env = append(os.Environ(), p.env...)
+	cmd.SysProcAttr = attributes()
+	require.NoError(p.t, cmd.Start(), "start %s", p.Name)
+	p.cmd, p.exited = cmd, exited
 	go func() {
 		defer close(exited)
 		_ = cmd.Wait() // the code is in ProcessState
