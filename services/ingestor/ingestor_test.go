@@ -131,6 +131,8 @@ func message(offset int64, value string) *sarama.ConsumerMessage {
 // quick makes a consumer group that need not be patient with a network.
 func quick(c *sarama.Config) {
 	c.Metadata.RefreshFrequency = 250 * time.Millisecond
+	c.Metadata.Retry.Max = 2
+	c.Metadata.Retry.Backoff = 50 * time.Millisecond
 	c.Consumer.Group.Heartbeat.Interval = 50 * time.Millisecond
 	c.Consumer.Group.Rebalance.Retry.Backoff = 50 * time.Millisecond
 }
