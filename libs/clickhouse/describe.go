@@ -48,6 +48,9 @@ func (t *Table) Column(name string) (Column, bool) {
 	return Column{}, false
 }
 
+// maxDepth is how far tables behind tables are followed: a view and its target are two.
+const maxDepth = 10
+
 // Describe asks the server for the sink's table. A table that does not exist is no error: see Exists.
 func Describe(ctx context.Context, sink *controlv1.ClickHouseSink) (*Table, error) {
 	conn, err := open(ctx, sink)
@@ -59,7 +62,7 @@ func Describe(ctx context.Context, sink *controlv1.ClickHouseSink) (*Table, erro
 	if err != nil {
 		return nil, err
 	}
-	t, err := d.table(ctx, TableName(sink), 2)
+	t, err := d.table(ctx, TableName(sink), maxDepth)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +219,10 @@ func (d *describer) target(ctx context.Context, t *Table) (Name, bool) {
 		if err != nil || len(rows) == 0 {
 			return Name{}, false
 		}
-		return viewTarget(rows[0][0], t.Name)
+		if name, ok := viewTarget(rows[0][0], t.Name); ok {
+			return name, true
+		}
+		return d.innerTable(ctx, t.Name)
 	}
 	return Name{}, false
 }
@@ -244,15 +250,32 @@ func engineArgs(full string) []string {
 
 var viewTo = regexp.MustCompile("(?i)\\bTO\\s+((?:`[^`]+`|\\w+)\\.)?(`[^`]+`|\\w+)")
 
-// viewTarget reads the table of a materialized view out of its definition: the one after TO, else its inner table.
+// viewTarget reads the table of a materialized view out of its definition: the one after TO; false when it has a
+// table of its own.
 func viewTarget(create string, view Name) (Name, bool) {
 	head, _, _ := strings.Cut(create, "SELECT")
 	m := viewTo.FindStringSubmatch(head)
 	if m == nil {
-		return Name{view.Database, ".inner." + view.Table}, true
+		return Name{}, false
 	}
 	unquote := func(s string) string { return strings.Trim(s, "`") }
 	return Name{orDatabase(unquote(strings.TrimSuffix(m[1], ".")), view.Database), unquote(m[2])}, true
+}
+
+// innerTable is a materialized view's own table. Its name depends on the kind of its database.
+func (d *describer) innerTable(ctx context.Context, view Name) (Name, bool) {
+	inner := Name{view.Database, ".inner." + view.Table}
+	if !d.has["tables.uuid"] {
+		return inner, true
+	}
+	rows, err := d.query(ctx, `SELECT toString(uuid) FROM system.tables WHERE database = `+quoteText(view.Database)+` AND name = `+quoteText(view.Table))
+	if err != nil || len(rows) == 0 {
+		return Name{}, false
+	}
+	if rows[0][0] != "00000000-0000-0000-0000-000000000000" {
+		inner.Table = ".inner_id." + rows[0][0]
+	}
+	return inner, true
 }
 
 // views finds the materialized views that the table feeds.

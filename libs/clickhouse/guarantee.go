@@ -94,16 +94,54 @@ func mergeTree(t *Table, g *controlv1.Guarantee) *controlv1.Guarantee {
 		g.Remedy = "name one address, or use a Replicated engine (nothing need change if all addresses lead to the same server)"
 		return g
 	}
-	for _, v := range t.Views {
-		if v.Target != nil && strings.HasSuffix(v.Target.Engine, "MergeTree") && v.Target.Window == 0 {
-			g.Reason = fmt.Sprintf("%s recognises a repeated block, but the materialized view %s writes to %s, which does not.", t.Name, v.Name, v.Target.Name)
-			g.Remedy = WindowStatement(v.Target)
-			return g
-		}
+	g.DeduplicationWindow = smallestWindow(t)
+	if reason, remedy := weakView(t); reason != "" {
+		g.Reason = fmt.Sprintf("%s recognises a repeated block, but %s", t.Name, reason)
+		g.Remedy = remedy
+		return g
 	}
 	g.Level = controlv1.Guarantee_EXACTLY_ONCE
 	g.Reason = fmt.Sprintf("%s remembers the last %d blocks (%s): a block that is sent again is recognised by its token.", t.Name, t.Window, setting)
+	if g.GetDeduplicationWindow() < t.Window {
+		g.Reason += fmt.Sprintf(" A table behind its materialized views remembers only %d.", g.GetDeduplicationWindow())
+	}
 	return g
+}
+
+// weakView tells of a materialized view that a repeated block would reach again, and what to change. Every table behind
+// a view recognises repeats by itself, also where the table before it has recognised them already.
+func weakView(t *Table) (reason, remedy string) {
+	for _, v := range t.Views {
+		target := v.Target
+		switch {
+		case target == nil:
+			return fmt.Sprintf("where the materialized view %s writes to cannot be seen.", v.Name),
+				"let the user of the pipeline see the table behind the view (GRANT SHOW TABLES), or drop the view"
+		case strings.HasSuffix(target.Engine, "MergeTree") && target.Window == 0:
+			return fmt.Sprintf("the materialized view %s writes to %s, which does not.", v.Name, target.Name), WindowStatement(target)
+		case !strings.HasSuffix(target.Engine, "MergeTree") && target.Engine != "Null":
+			return fmt.Sprintf("the materialized view %s writes to %s, a %s table, which does not.", v.Name, target.Name, target.Engine),
+				"let the view write to a table of the MergeTree family with a deduplication window"
+		}
+		if reason, remedy := weakView(target); reason != "" {
+			return reason, remedy
+		}
+	}
+	return "", ""
+}
+
+// smallestWindow is the window of the table or of a table behind its views, whichever forgets first; 0: none has one.
+func smallestWindow(t *Table) uint64 {
+	window := t.Window
+	for _, v := range t.Views {
+		if v.Target == nil {
+			continue
+		}
+		if behind := smallestWindow(v.Target); behind > 0 && (window == 0 || behind < window) {
+			window = behind
+		}
+	}
+	return window
 }
 
 // WindowStatement is the statement that gives a table a deduplication window.

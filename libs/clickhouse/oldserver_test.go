@@ -151,3 +151,28 @@ func TestOldServerPassword(t *testing.T) {
 	_, err = Describe(ctx, sink)
 	require.NoError(t, err)
 }
+
+// This server cannot end an INSERT that waits for data. It must say so: who takes a lane over waits then
+// until the server gives the silent insert up.
+func TestOldServerDoesNotKillSilently(t *testing.T) {
+	sink := &controlv1.ClickHouseSink{Addr: []string{startOldServer(t)}, Table: "default.t"}
+	ctx := context.Background()
+	require.NoError(t, run(ctx, sink, "CREATE TABLE default.t (id UInt64, text String) ENGINE = MergeTree ORDER BY id"))
+	begun, wake := make(chan struct{}), make(chan struct{})
+	answer := make(chan error, 1)
+	in := inserter(t, sink)
+	go func() {
+		answer <- in.Insert(ctx, Insert{Table: TableName(sink), Columns: block(0, 10), QueryID: "zombie", Guard: func(context.Context) error {
+			close(begun)
+			<-wake
+			return nil
+		}})
+	}()
+	<-begun
+	err := KillQuery(ctx, sink, "zombie")
+	require.ErrorContains(t, err, "unkillable")
+	require.True(t, Answered(err))
+	close(wake)
+	require.NoError(t, <-answer)
+	require.NoError(t, KillQuery(ctx, sink, "zombie"), "it has ended")
+}

@@ -53,6 +53,7 @@ type world struct {
 	database string
 	record   *controlv1.PipelineRecord
 	writer   *fencedlog.Writer
+	logOnly  bool // events go to the log, not to Kafka, which is in this process's memory
 }
 
 // event is a row; N is a column with DEFAULT 7 and may be left out.
@@ -140,11 +141,16 @@ func (w *world) send(lane int, events []event, dropped ...int) {
 		require.NoError(w.t, err)
 		messages[i] = &sarama.ProducerMessage{Topic: "events", Partition: 0, Key: sarama.StringEncoder(strconv.FormatUint(e.ID, 10)), Value: sarama.ByteEncoder(docs[i])}
 	}
-	require.NoError(w.t, w.producer.SendMessages(messages))
+	if !w.logOnly {
+		require.NoError(w.t, w.producer.SendMessages(messages))
+	}
 	for i, doc := range docs {
 		require.NoError(w.t, reader.Read(doc, values))
 		for c := range columns {
 			require.NoError(w.t, columns[c].AppendJSON(values[c]))
+		}
+		if w.logOnly {
+			messages[i].Offset = int64(i)
 		}
 		b.Add(batch.Row{Offset: messages[i].Offset}, batch.Fields{})
 	}
@@ -223,7 +229,11 @@ func (o *owner) waitFor(t *testing.T, rows int) {
 // start runs a lane of an instance; stop ends it for a cause and returns what it returned.
 func (w *world) start(o *owner, instance string, index int, js jetstream.JetStream) (stop func(error) error) {
 	w.t.Helper()
-	l := w.lane(o, instance, index, js)
+	return start(w.t, w.lane(o, instance, index, js))
+}
+
+func start(t *testing.T, l *lane) (stop func(error) error) {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.run(ctx) }()
@@ -236,7 +246,7 @@ func (w *world) start(o *owner, instance string, index int, js jetstream.JetStre
 		})
 		return result
 	}
-	w.t.Cleanup(func() { _ = stop(context.Canceled) })
+	t.Cleanup(func() { _ = stop(context.Canceled) })
 	return stop
 }
 
