@@ -51,6 +51,12 @@ test-race: parts build ## Run the tests of libs and services with the race detec
 e2e: parts build ## Run the end-to-end tests: processes, real Kafka, both ClickHouse engines
 	$(GO) test -count=1 -timeout 20m -v ./e2e/...
 
+FAULTS ?= 60
+SEED   ?= 0
+.PHONY: e2e-chaos
+e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULTS=1000 SEED=7 for the long form
+	$(GO) run ./e2e/chaos -faults $(FAULTS) -seed $(SEED)
+
 .PHONY: bench
 bench: parts build ## Measure events/s end to end and CPU per event, against the budgets
 	$(GO) run ./bench
