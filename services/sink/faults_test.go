@@ -128,48 +128,47 @@ func (k *faultyKV) Get(ctx context.Context, key string) (jetstream.KeyValueEntry
 // apart, a fence, a dead letter, an advance, a purge. The step that goes wrong is the first, the second, … until
 // a run comes through without one. Every row is in the table once or a dead letter once.
 func TestFaultAtEachStep(t *testing.T) {
-	w := newWorld(t, 1)
-	const rows = 6 // two groups
-	sent := 0
-	var hits [changed + 1]int
-	for at := int64(0); ; at++ {
-		through := 0
-		for _, mode := range []faultMode{failed, lost, crashed, changed} {
-			events := rowsOf(sent, rows)
-			events[5].ID += 1_000_000
-			sent += rows
-			w.send(0, events)
-			require.NoError(t, w.writer.Settle(t.Context(), nil))
-			f := &faults{JetStream: w.js, at: at, mode: mode}
-			f.what.Store(new(string))
-			w.runFaulty(f, uint64(sent))
-			name := fmt.Sprintf("step %d, %s: %s", at, mode, *f.what.Load())
-			if f.hit.Load() {
-				hits[mode]++
-			} else {
-				through++
+	for _, mode := range []faultMode{failed, lost, crashed, changed} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 1)
+			at := int64(0)
+			for sent := 0; w.faultAt(at, mode, sent); at++ {
+				sent += faultyRows
 			}
-			if mode == changed {
-				require.NoError(t, w.sql.Exec(t.Context(), "ALTER TABLE "+w.database+".t DROP CONSTRAINT small"))
-			}
-			heir := newOwner()
-			stop := w.start(heir, "heir", 0, w.js)
-			heir.waitFor(t, sent)
-			require.NoError(t, stop(lanes.ErrStopping), name)
-			w.eachRowOnce(sent, name)
-			if mode == changed {
-				require.NoError(t, w.sql.Exec(t.Context(), "ALTER TABLE "+w.database+".t ADD CONSTRAINT small CHECK id < 1000000"))
-			}
-			require.EqualValues(t, len(w.letters()), heir.snapshot().GetTally().GetDeadLetters(), name)
-		}
-		if through == len(hits) {
-			break
-		}
+			t.Logf("%d steps", at)
+			require.Greater(t, at, int64(12), "steps")
+		})
 	}
-	t.Logf("steps hit: %v", hits)
-	for _, n := range hits {
-		require.Greater(t, n, 12, "steps")
+}
+
+const faultyRows = 6 // in two groups, one of which has a row that is refused
+
+// faultAt sends some rows and lets one step of theirs go wrong. It tells whether there is such a step.
+func (w *world) faultAt(at int64, mode faultMode, sent int) bool {
+	t := w.t
+	events := rowsOf(sent, faultyRows)
+	events[5].ID += 1_000_000
+	sent += faultyRows
+	w.send(0, events)
+	require.NoError(t, w.writer.Settle(t.Context(), nil))
+	f := &faults{JetStream: w.js, at: at, mode: mode}
+	f.what.Store(new(string))
+	w.runFaulty(f, uint64(sent))
+	name := fmt.Sprintf("step %d, %s: %s", at, mode, *f.what.Load())
+	if mode == changed {
+		require.NoError(t, w.sql.Exec(t.Context(), "ALTER TABLE "+w.database+".t DROP CONSTRAINT small"))
 	}
+	heir := newOwner()
+	stop := w.start(heir, "heir", 0, w.js)
+	heir.waitFor(t, sent)
+	require.NoError(t, stop(lanes.ErrStopping), name)
+	w.eachRowOnce(sent, name)
+	if mode == changed {
+		require.NoError(t, w.sql.Exec(t.Context(), "ALTER TABLE "+w.database+".t ADD CONSTRAINT small CHECK id < 1000000"))
+	}
+	require.EqualValues(t, len(w.letters()), heir.snapshot().GetTally().GetDeadLetters(), name)
+	return f.hit.Load()
 }
 
 // runFaulty runs a lane until all rows are settled, then its housekeeping, with the fault somewhere in between.
