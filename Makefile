@@ -69,7 +69,7 @@ generate: tools ## Generate gen/ from proto/
 lint: tools $(TOOLS)/golangci-lint ## buf lint, go vet, golangci-lint
 	$(TOOLS)/buf lint
 	$(GO) vet $(ALL)
-	$(TOOLS)/golangci-lint run $(ALL)
+	$(TOOLS)/golangci-lint run --allow-parallel-runners $(ALL)
 
 .PHONY: breaking
 breaking: tools ## Check that proto/ breaks no one who uses the commit before (BASE)
