@@ -14,6 +14,8 @@ import (
 const (
 	readAheadMessages = 256
 	readAheadBytes    = 16 << 20
+	// verifyInterval is how often an idle reader looks whether the log is what it was.
+	verifyInterval = time.Second
 )
 
 // Message is a message of a lane.
@@ -26,10 +28,19 @@ type Message struct {
 	Pending  uint64 // messages of the lane after this one, when it was sent
 }
 
-// Reader reads one lane of a log in the log's order.
+// Reader reads one lane of a log in the log's order. It is not for concurrent use.
+//
+// It notices when the log loses its tail while it reads, also when the log has grown again since: it
+// then fails instead of waiting for a sequence that other messages have taken.
 type Reader struct {
-	log  Log
-	iter jetstream.MessagesContext
+	js       jetstream.JetStream
+	log      Log
+	iter     jetstream.MessagesContext
+	consumer string // the server's name of what feeds us; another one after every interruption
+	sequence uint64 // of the last message; 0 before the first
+	at       time.Time
+	// unverified came after an interruption, and before Next had found out what that did to the log.
+	unverified jetstream.Msg
 }
 
 // ErrPurged says that messages were removed that the reader has not read.
@@ -50,6 +61,9 @@ func OpenReader(ctx context.Context, js jetstream.JetStream, log Log, lane int, 
 	if info.State.FirstSeq > from {
 		return nil, fmt.Errorf("read lane %d of %s: %w: wanted %d, it begins at %d", lane, log.Stream(), ErrPurged, from, info.State.FirstSeq)
 	}
+	if info.State.LastSeq+1 < from {
+		return nil, &tailLost{fmt.Errorf("read lane %d of %s: %w: wanted %d, it ends at %d", lane, log.Stream(), ErrTailLost, from, info.State.LastSeq)}
+	}
 	consumer, err := js.OrderedConsumer(ctx, log.Stream(), jetstream.OrderedConsumerConfig{
 		FilterSubjects:    []string{log.LaneFilter(lane)},
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
@@ -65,23 +79,37 @@ func OpenReader(ctx context.Context, js jetstream.JetStream, log Log, lane int, 
 	if err != nil {
 		return nil, fmt.Errorf("read lane %d of %s: %w", lane, log.Stream(), err)
 	}
-	return &Reader{log: log, iter: iter}, nil
+	return &Reader{js: js, log: log, iter: iter}, nil
 }
 
 // Next returns the lane's next message; it waits for one until ctx ends. A reader whose Next fails
-// for another reason than ctx is to be opened anew.
+// for another reason than ctx is to be opened anew, but for ErrPurged, which a lost tail is, too.
 func (r *Reader) Next(ctx context.Context) (Message, error) {
-	msg, err := r.iter.Next(jetstream.NextContext(ctx))
+	msg, err := r.wait(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return Message{}, context.Cause(ctx)
-		}
-		return Message{}, fmt.Errorf("read %s: %w", r.log.Stream(), err)
+		return Message{}, err
 	}
 	meta, err := msg.Metadata()
 	if err != nil {
 		return Message{}, fmt.Errorf("read %s: %w", r.log.Stream(), err)
 	}
+	for meta.Consumer != r.consumer {
+		switch err := r.verify(ctx); {
+		case err == nil:
+			r.consumer = meta.Consumer
+			continue
+		case errors.Is(err, ErrTailLost):
+			return Message{}, err
+		}
+		// Not known yet. Whoever opened a new reader instead would never know.
+		select {
+		case <-ctx.Done():
+			r.unverified = msg
+			return Message{}, context.Cause(ctx)
+		case <-time.After(firstBackoff):
+		}
+	}
+	r.sequence, r.at = meta.Sequence.Stream, meta.Timestamp
 	_, writer, _ := r.log.laneOf(msg.Subject())
 	return Message{
 		Sequence: meta.Sequence.Stream,
@@ -92,6 +120,51 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 		Pending:  meta.NumPending,
 	}, nil
 }
+
+// wait waits for a message. While there is none it looks from time to time whether what was read is
+// still there: after a lost tail there may be none for long.
+func (r *Reader) wait(ctx context.Context) (jetstream.Msg, error) {
+	if msg := r.unverified; msg != nil {
+		r.unverified = nil
+		return msg, nil
+	}
+	for {
+		waitCtx, cancel := context.WithTimeout(ctx, verifyInterval)
+		msg, err := r.iter.Next(jetstream.NextContext(waitCtx))
+		idle := waitCtx.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			return msg, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case !idle:
+			return nil, fmt.Errorf("read %s: %w", r.log.Stream(), err)
+		}
+		// A server that does not answer is waited for.
+		if err := r.verify(ctx); errors.Is(err, ErrTailLost) {
+			return nil, err
+		}
+	}
+}
+
+// verify makes sure that the last message is still the one that was read.
+func (r *Reader) verify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	err := Verify(ctx, r.js, r.log, r.sequence, r.at)
+	if errors.Is(err, ErrTailLost) {
+		return &tailLost{err}
+	}
+	return err
+}
+
+// tailLost is an ErrTailLost that is an ErrPurged, too: reading on is of no use.
+type tailLost struct{ error }
+
+func (e *tailLost) Unwrap() error { return e.error }
+
+func (e *tailLost) Is(target error) bool { return target == ErrPurged }
 
 // Close ends the reader.
 func (r *Reader) Close() { r.iter.Stop() }
