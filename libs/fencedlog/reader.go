@@ -62,7 +62,7 @@ func OpenReader(ctx context.Context, js jetstream.JetStream, log Log, lane int, 
 		return nil, fmt.Errorf("read lane %d of %s: %w: wanted %d, it begins at %d", lane, log.Stream(), ErrPurged, from, info.State.FirstSeq)
 	}
 	if info.State.LastSeq+1 < from {
-		return nil, &tailLost{fmt.Errorf("read lane %d of %s: %w: wanted %d, it ends at %d", lane, log.Stream(), ErrTailLost, from, info.State.LastSeq)}
+		return nil, &tailLostError{fmt.Errorf("read lane %d of %s: %w: wanted %d, it ends at %d", lane, log.Stream(), ErrTailLost, from, info.State.LastSeq)}
 	}
 	consumer, err := js.OrderedConsumer(ctx, log.Stream(), jetstream.OrderedConsumerConfig{
 		FilterSubjects:    []string{log.LaneFilter(lane)},
@@ -154,17 +154,17 @@ func (r *Reader) verify(ctx context.Context) error {
 	defer cancel()
 	err := Verify(ctx, r.js, r.log, r.sequence, r.at)
 	if errors.Is(err, ErrTailLost) {
-		return &tailLost{err}
+		return &tailLostError{err}
 	}
 	return err
 }
 
-// tailLost is an ErrTailLost that is an ErrPurged, too: reading on is of no use.
-type tailLost struct{ error }
+// tailLostError is an ErrTailLost that is an ErrPurged, too: reading on is of no use.
+type tailLostError struct{ error }
 
-func (e *tailLost) Unwrap() error { return e.error }
+func (e *tailLostError) Unwrap() error { return e.error }
 
-func (e *tailLost) Is(target error) bool { return target == ErrPurged }
+func (e *tailLostError) Is(target error) bool { return target == ErrPurged }
 
 // Close ends the reader.
 func (r *Reader) Close() { r.iter.Stop() }

@@ -39,7 +39,6 @@ type consumer struct {
 	mu   sync.Mutex
 	next []uint64                  // guarded by mu; by lane: everything before it was read
 	seen map[int32]map[int64]int   // guarded by mu; partition, offset: how often
-	rest func(ctx context.Context) // between two messages
 }
 
 func (w *world) consume(ctx context.Context, rest func(context.Context)) (*consumer, func()) {
