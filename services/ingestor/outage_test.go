@@ -37,8 +37,8 @@ func bulky(id, size int) string {
 // consumer reads all lanes as the next stage would, slowly, and purges what it has read.
 type consumer struct {
 	mu   sync.Mutex
-	next []uint64                  // guarded by mu; by lane: everything before it was read
-	seen map[int32]map[int64]int   // guarded by mu; partition, offset: how often
+	next []uint64                // guarded by mu; by lane: everything before it was read
+	seen map[int32]map[int64]int // guarded by mu; partition, offset: how often
 }
 
 func (w *world) consume(ctx context.Context, rest func(context.Context)) (*consumer, func()) {
