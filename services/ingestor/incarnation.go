@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/IBM/sarama"
+
 	"sluice/libs/kafka"
 )
 
@@ -37,11 +39,52 @@ func (i *incarnation) same(ctx context.Context, id topicID, since time.Time) err
 	return nil
 }
 
-// holdLarge waits until there is memory for so many bytes.
-func (s *Service) holdLarge(ctx context.Context, bytes int) (release func(), err error) {
-	n := min(int64(bytes), largeBudget)
-	if err := s.large.Acquire(ctx, n); err != nil {
-		return nil, context.Cause(ctx)
+func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, more <-chan *sarama.ConsumerMessage) error {
+	if err := p.checkIncarnation(ctx); err != nil {
+		return err
 	}
-	return func() { s.large.Release(n) }, nil
+	p.drained, p.stalled = false, false
+	for range burst {
+		if err := p.take(ctx, msg); err != nil {
+			return err
+		}
+		if p.stalled {
+			return nil // time has passed: look whether the topic is still the same
+		}
+		select {
+		case next, ok := <-more:
+			if !ok {
+				return nil // run sees it, too
+			}
+			msg = next
+		default:
+			p.drained = true
+			return nil
+		}
+	}
+	return p.take(ctx, msg)
+}
+
+// checkIncarnation finds out, before records are taken, whether they are still the same topic's. The
+// consumer goes by names and would go on at the old offset in a new topic; but it is silent for its
+// retry back-off whenever it loses the topic. Either that silence is seen here, or what waited in the
+// consumer hides it, and then one of the looks at short intervals falls into it.
+func (p *partition) checkIncarnation(ctx context.Context) error {
+	now := time.Now()
+	silent := now.Sub(p.lastRecord) >= silence
+	if p.drained {
+		p.lastSame = now // nothing waits that could hide a silence
+	}
+	p.lastRecord = now
+	var err error
+	switch {
+	case silent:
+		err = p.same(ctx, p.pos.id, now)
+	case now.Sub(p.lastSame) >= silence/2:
+		err = p.same(ctx, p.pos.id, now.Add(-silence/4)) // another partition's look will do
+	default:
+		return nil
+	}
+	p.lastSame = now
+	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -133,56 +132,6 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 	}
 }
 
-func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, more <-chan *sarama.ConsumerMessage) error {
-	if err := p.checkIncarnation(ctx); err != nil {
-		return err
-	}
-	p.drained, p.stalled = false, false
-	for range burst {
-		if err := p.take(ctx, msg); err != nil {
-			return err
-		}
-		if p.stalled {
-			return nil // time has passed: look whether the topic is still the same
-		}
-		select {
-		case next, ok := <-more:
-			if !ok {
-				return nil // run sees it, too
-			}
-			msg = next
-		default:
-			p.drained = true
-			return nil
-		}
-	}
-	return p.take(ctx, msg)
-}
-
-// checkIncarnation finds out, before records are taken, whether they are still the same topic's. The
-// consumer goes by names and would go on at the old offset in a new topic; but it is silent for its
-// retry back-off whenever it loses the topic. Either that silence is seen here, or what waited in the
-// consumer hides it, and then one of the looks at short intervals falls into it.
-func (p *partition) checkIncarnation(ctx context.Context) error {
-	now := time.Now()
-	silent := now.Sub(p.lastRecord) >= silence
-	if p.drained {
-		p.lastSame = now // nothing waits that could hide a silence
-	}
-	p.lastRecord = now
-	var err error
-	switch {
-	case silent:
-		err = p.same(ctx, p.pos.id, now)
-	case now.Sub(p.lastSame) >= silence/2:
-		err = p.same(ctx, p.pos.id, now.Add(-silence/4)) // another partition's look will do
-	default:
-		return nil
-	}
-	p.lastSame = now
-	return err
-}
-
 // take puts one record where it belongs: a lane, the dead letters, or nowhere. Whatever is sealed on
 // the way before the record itself is in a buffer, is sealed with a position that does not cover it.
 func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error {
@@ -269,37 +218,6 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l 
 	return nil
 }
 
-// takeLarge sends an event alone, so that whether it fits a message is known before its neighbours
-// share its fate.
-func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, row rows.Row, l *lane) error {
-	if err := p.seal(ctx, l, sealed{}); err != nil {
-		return err
-	}
-	release, err := p.hold(ctx, largeFactor*len(msg.Value))
-	if err != nil {
-		return err
-	}
-	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
-		release()
-		return p.refuse(ctx, msg, reject.Field, reject.Reason)
-	}
-	before := p.pos
-	p.advance(msg)
-	p.add(l, msg, row)
-	err = l.fill.encode(p.envelope(), p.app.limit)
-	if err == nil && !p.logged(msg, l) {
-		return p.seal(ctx, l, sealed{encoded: true, release: release})
-	}
-	l.fill = p.app.newBuffer() // not the large one's memory
-	release()
-	p.pending--
-	if err != nil {
-		p.pos.next, p.pos.tally = before.next, before.tally
-		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into a message of the log: it may have %d bytes there; raise max_payload of the NATS server or the limit of the log", len(msg.Value), p.app.limit))
-	}
-	return nil
-}
-
 // laneOf is hash(key) mod lanes, so that equal keys meet in one lane.
 func (p *partition) laneOf(msg *sarama.ConsumerMessage, row rows.Row) int {
 	lanes := uint64(len(p.lanes))
@@ -311,62 +229,6 @@ func (p *partition) laneOf(msg *sarama.ConsumerMessage, row rows.Row) int {
 	default:
 		return int((uint64(msg.Offset)/keylessBlock + uint64(p.number)) % lanes)
 	}
-}
-
-func (p *partition) envelope() envelope {
-	// Arrival times do not go back, whatever the clock does.
-	p.lastArrival = max(p.lastArrival, time.Now().UnixMilli())
-	return envelope{
-		revision: p.revision, topic: p.topic, id: p.pos.id, partition: p.number,
-		arrival: p.lastArrival, byArrival: p.byArrival, tally: p.pos.tally,
-	}
-}
-
-// seal hands the lane's buffer to its appender. It waits while the appender is behind.
-func (p *partition) seal(ctx context.Context, l *lane, s sealed) error {
-	n := l.fill.rows.Rows()
-	if n == 0 {
-		return nil
-	}
-	p.app.flying.Add(1)
-	p.held += messageOverhead / 8
-	s.buf, s.position, s.env = l.fill, p.pos.token(), p.envelope()
-	select {
-	case l.work <- s:
-	default:
-		p.stalled = true
-		select {
-		case l.work <- s:
-		case <-ctx.Done():
-			p.app.flying.Done()
-			if s.release != nil {
-				s.release()
-			}
-			return context.Cause(ctx)
-		}
-	}
-	p.pending -= n
-	select {
-	case l.fill = <-l.free:
-	default:
-		p.stalled = true
-		select {
-		case l.fill = <-l.free:
-		case <-ctx.Done():
-			l.fill = nil
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-func (p *partition) sealAll(ctx context.Context) error {
-	for _, l := range p.lanes {
-		if err := p.seal(ctx, l, sealed{}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // settle makes everything that was read durable and writes the position into the fence.
@@ -405,26 +267,4 @@ func (p *partition) finish(ctx context.Context) error {
 		return fmt.Errorf("give up partition %d: %w", p.number, err)
 	}
 	return nil
-}
-
-// startLanes starts an appender for each lane and returns what waits for them to end.
-func (p *partition) startLanes(ctx context.Context) (wait func()) {
-	var running sync.WaitGroup
-	for i := range p.pos.lanes {
-		l := &lane{index: i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
-		for range buffersPerLane {
-			l.free <- p.app.newBuffer()
-		}
-		l.fill = <-l.free
-		p.lanes = append(p.lanes, l)
-	}
-	for _, l := range p.lanes {
-		running.Go(func() { p.app.run(ctx, l) })
-	}
-	return func() {
-		for _, l := range p.lanes {
-			close(l.work)
-		}
-		running.Wait()
-	}
 }
