@@ -225,6 +225,104 @@ func (DesiredState) EnumDescriptor() ([]byte, []int) {
 	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{3}
 }
 
+type Join_Kind int32
+
+const (
+	Join_KIND_UNSPECIFIED Join_Kind = 0
+	Join_INTERVAL         Join_Kind = 1
+	Join_LOOKUP           Join_Kind = 2
+)
+
+// Enum value maps for Join_Kind.
+var (
+	Join_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "INTERVAL",
+		2: "LOOKUP",
+	}
+	Join_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"INTERVAL":         1,
+		"LOOKUP":           2,
+	}
+)
+
+func (x Join_Kind) Enum() *Join_Kind {
+	p := new(Join_Kind)
+	*p = x
+	return p
+}
+
+func (x Join_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Join_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_control_v1_pipeline_proto_enumTypes[4].Descriptor()
+}
+
+func (Join_Kind) Type() protoreflect.EnumType {
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[4]
+}
+
+func (x Join_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Join_Kind.Descriptor instead.
+func (Join_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{2, 0}
+}
+
+type Join_Type int32
+
+const (
+	Join_TYPE_UNSPECIFIED Join_Type = 0
+	Join_INNER            Join_Type = 1
+	Join_LEFT             Join_Type = 2
+)
+
+// Enum value maps for Join_Type.
+var (
+	Join_Type_name = map[int32]string{
+		0: "TYPE_UNSPECIFIED",
+		1: "INNER",
+		2: "LEFT",
+	}
+	Join_Type_value = map[string]int32{
+		"TYPE_UNSPECIFIED": 0,
+		"INNER":            1,
+		"LEFT":             2,
+	}
+)
+
+func (x Join_Type) Enum() *Join_Type {
+	p := new(Join_Type)
+	*p = x
+	return p
+}
+
+func (x Join_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Join_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_control_v1_pipeline_proto_enumTypes[5].Descriptor()
+}
+
+func (Join_Type) Type() protoreflect.EnumType {
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[5]
+}
+
+func (x Join_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Join_Type.Descriptor instead.
+func (Join_Type) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{2, 1}
+}
+
 type SASL_Mechanism int32
 
 const (
@@ -267,11 +365,11 @@ func (x SASL_Mechanism) String() string {
 }
 
 func (SASL_Mechanism) Descriptor() protoreflect.EnumDescriptor {
-	return file_sluice_control_v1_pipeline_proto_enumTypes[4].Descriptor()
+	return file_sluice_control_v1_pipeline_proto_enumTypes[6].Descriptor()
 }
 
 func (SASL_Mechanism) Type() protoreflect.EnumType {
-	return &file_sluice_control_v1_pipeline_proto_enumTypes[4]
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[6]
 }
 
 func (x SASL_Mechanism) Number() protoreflect.EnumNumber {
@@ -280,7 +378,7 @@ func (x SASL_Mechanism) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SASL_Mechanism.Descriptor instead.
 func (SASL_Mechanism) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{5, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type Guarantee_Level int32
@@ -316,11 +414,11 @@ func (x Guarantee_Level) String() string {
 }
 
 func (Guarantee_Level) Descriptor() protoreflect.EnumDescriptor {
-	return file_sluice_control_v1_pipeline_proto_enumTypes[5].Descriptor()
+	return file_sluice_control_v1_pipeline_proto_enumTypes[7].Descriptor()
 }
 
 func (Guarantee_Level) Type() protoreflect.EnumType {
-	return &file_sluice_control_v1_pipeline_proto_enumTypes[5]
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[7]
 }
 
 func (x Guarantee_Level) Number() protoreflect.EnumNumber {
@@ -329,7 +427,7 @@ func (x Guarantee_Level) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Guarantee_Level.Descriptor instead.
 func (Guarantee_Level) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{17, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type PipelineStatus_State int32
@@ -376,11 +474,11 @@ func (x PipelineStatus_State) String() string {
 }
 
 func (PipelineStatus_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_sluice_control_v1_pipeline_proto_enumTypes[6].Descriptor()
+	return file_sluice_control_v1_pipeline_proto_enumTypes[8].Descriptor()
 }
 
 func (PipelineStatus_State) Type() protoreflect.EnumType {
-	return &file_sluice_control_v1_pipeline_proto_enumTypes[6]
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[8]
 }
 
 func (x PipelineStatus_State) Number() protoreflect.EnumNumber {
@@ -389,23 +487,130 @@ func (x PipelineStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PipelineStatus_State.Descriptor instead.
 func (PipelineStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40, 0}
+}
+
+type VerifyResult_Verdict int32
+
+const (
+	VerifyResult_VERDICT_UNSPECIFIED VerifyResult_Verdict = 0
+	VerifyResult_EQUAL               VerifyResult_Verdict = 1
+	VerifyResult_DIFFERENT           VerifyResult_Verdict = 2
+	// Nothing differs, but not all could be compared: see limits.
+	VerifyResult_INCOMPLETE VerifyResult_Verdict = 3
+)
+
+// Enum value maps for VerifyResult_Verdict.
+var (
+	VerifyResult_Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "EQUAL",
+		2: "DIFFERENT",
+		3: "INCOMPLETE",
+	}
+	VerifyResult_Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"EQUAL":               1,
+		"DIFFERENT":           2,
+		"INCOMPLETE":          3,
+	}
+)
+
+func (x VerifyResult_Verdict) Enum() *VerifyResult_Verdict {
+	p := new(VerifyResult_Verdict)
+	*p = x
+	return p
+}
+
+func (x VerifyResult_Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VerifyResult_Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_control_v1_pipeline_proto_enumTypes[9].Descriptor()
+}
+
+func (VerifyResult_Verdict) Type() protoreflect.EnumType {
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[9]
+}
+
+func (x VerifyResult_Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VerifyResult_Verdict.Descriptor instead.
+func (VerifyResult_Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45, 0}
+}
+
+type VerifyDifference_Kind int32
+
+const (
+	VerifyDifference_KIND_UNSPECIFIED VerifyDifference_Kind = 0
+	VerifyDifference_MISSING          VerifyDifference_Kind = 1
+	VerifyDifference_EXTRA            VerifyDifference_Kind = 2
+)
+
+// Enum value maps for VerifyDifference_Kind.
+var (
+	VerifyDifference_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "MISSING",
+		2: "EXTRA",
+	}
+	VerifyDifference_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"MISSING":          1,
+		"EXTRA":            2,
+	}
+)
+
+func (x VerifyDifference_Kind) Enum() *VerifyDifference_Kind {
+	p := new(VerifyDifference_Kind)
+	*p = x
+	return p
+}
+
+func (x VerifyDifference_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VerifyDifference_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_control_v1_pipeline_proto_enumTypes[10].Descriptor()
+}
+
+func (VerifyDifference_Kind) Type() protoreflect.EnumType {
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[10]
+}
+
+func (x VerifyDifference_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VerifyDifference_Kind.Descriptor instead.
+func (VerifyDifference_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49, 0}
 }
 
 // Pipeline is the specification that a user writes, in YAML or JSON.
 type Pipeline struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the pipeline: lower-case letters, digits and hyphens.
-	Id     string  `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Where the events come from. With a join: leave it out and give `sources`.
 	Source *Source `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	// Leave out to pass every event.
+	// Leave out to pass every event. With a join: give it within the source.
 	Dedup *Dedup `protobuf:"bytes,3,opt,name=dedup,proto3" json:"dedup,omitempty"`
 	Sink  *Sink  `protobuf:"bytes,4,opt,name=sink,proto3" json:"sink,omitempty"`
 	// Columns that do not take the JSON field of their own name.
 	Columns []*Column `protobuf:"bytes,5,rep,name=columns,proto3" json:"columns,omitempty"`
 	// Number of lanes, the unit of order and parallelism. Default 4.
-	Lanes         uint32 `protobuf:"varint,6,opt,name=lanes,proto3" json:"lanes,omitempty"`
-	Batch         *Batch `protobuf:"bytes,7,opt,name=batch,proto3" json:"batch,omitempty"`
+	Lanes uint32 `protobuf:"varint,6,opt,name=lanes,proto3" json:"lanes,omitempty"`
+	Batch *Batch `protobuf:"bytes,7,opt,name=batch,proto3" json:"batch,omitempty"`
+	// The two sources of a join, by name: lower-case letters, digits and underscores.
+	Sources map[string]*Source `protobuf:"bytes,8,rep,name=sources,proto3" json:"sources,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How the two sources are matched.
+	Join          *Join `protobuf:"bytes,9,opt,name=join,proto3" json:"join,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,9 +694,27 @@ func (x *Pipeline) GetBatch() *Batch {
 	return nil
 }
 
+func (x *Pipeline) GetSources() map[string]*Source {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Pipeline) GetJoin() *Join {
+	if x != nil {
+		return x.Join
+	}
+	return nil
+}
+
 type Source struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kafka         *KafkaSource           `protobuf:"bytes,1,opt,name=kafka,proto3" json:"kafka,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kafka *KafkaSource           `protobuf:"bytes,1,opt,name=kafka,proto3" json:"kafka,omitempty"`
+	// Drop duplicates of this source before the join.
+	Dedup *Dedup `protobuf:"bytes,2,opt,name=dedup,proto3" json:"dedup,omitempty"`
+	// Event-time field for the join; default the Kafka timestamp.
+	Time          string `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +756,200 @@ func (x *Source) GetKafka() *KafkaSource {
 	return nil
 }
 
+func (x *Source) GetDedup() *Dedup {
+	if x != nil {
+		return x.Dedup
+	}
+	return nil
+}
+
+func (x *Source) GetTime() string {
+	if x != nil {
+		return x.Time
+	}
+	return ""
+}
+
+// Join matches the rows of two sources.
+type Join struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of two sources.
+	Left  string `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right string `protobuf:"bytes,2,opt,name=right,proto3" json:"right,omitempty"`
+	// Fields that must be equal, all of them: the same value of the same JSON type.
+	On []*JoinOn `protobuf:"bytes,3,rep,name=on,proto3" json:"on,omitempty"`
+	// INTERVAL: how far apart the event times of two rows may be, either way. LOOKUP: how long a right row is
+	// remembered; leave it out there to remember the newest right row of each key for good.
+	Window *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
+	// INTERVAL (default): all pairs within the window. LOOKUP: each left row with the newest right row as of its time.
+	Kind Join_Kind `protobuf:"varint,5,opt,name=kind,proto3,enum=sluice.control.v1.Join_Kind" json:"kind,omitempty"`
+	// INNER (default) leaves out left rows without a counterpart; LEFT passes them, once no counterpart can come any more.
+	Type Join_Type `protobuf:"varint,6,opt,name=type,proto3,enum=sluice.control.v1.Join_Type" json:"type,omitempty"`
+	// How far out of order the events of a source may be. Default 10s.
+	Grace *durationpb.Duration `protobuf:"bytes,7,opt,name=grace,proto3" json:"grace,omitempty"`
+	// LOOKUP only: how much later than the left row its first right row may be, when there is none as of its time. Default 0s.
+	Wait *durationpb.Duration `protobuf:"bytes,8,opt,name=wait,proto3" json:"wait,omitempty"`
+	// How long a partition without new events may hold the watermark back; never longer than window + grace. Default 30s.
+	Idle *durationpb.Duration `protobuf:"bytes,9,opt,name=idle,proto3" json:"idle,omitempty"`
+	// Memory for the state of a lane, in bytes; what is more goes to the instance's disk. Default 256 MiB.
+	Memory        uint64 `protobuf:"varint,10,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Join) Reset() {
+	*x = Join{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Join) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Join) ProtoMessage() {}
+
+func (x *Join) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Join.ProtoReflect.Descriptor instead.
+func (*Join) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Join) GetLeft() string {
+	if x != nil {
+		return x.Left
+	}
+	return ""
+}
+
+func (x *Join) GetRight() string {
+	if x != nil {
+		return x.Right
+	}
+	return ""
+}
+
+func (x *Join) GetOn() []*JoinOn {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Join) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *Join) GetKind() Join_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Join_KIND_UNSPECIFIED
+}
+
+func (x *Join) GetType() Join_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Join_TYPE_UNSPECIFIED
+}
+
+func (x *Join) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *Join) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *Join) GetIdle() *durationpb.Duration {
+	if x != nil {
+		return x.Idle
+	}
+	return nil
+}
+
+func (x *Join) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+type JoinOn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Fields of the left and of the right events; a nested field as a path: user.id.
+	Left          string `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right         string `protobuf:"bytes,2,opt,name=right,proto3" json:"right,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinOn) Reset() {
+	*x = JoinOn{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinOn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinOn) ProtoMessage() {}
+
+func (x *JoinOn) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinOn.ProtoReflect.Descriptor instead.
+func (*JoinOn) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *JoinOn) GetLeft() string {
+	if x != nil {
+		return x.Left
+	}
+	return ""
+}
+
+func (x *JoinOn) GetRight() string {
+	if x != nil {
+		return x.Right
+	}
+	return ""
+}
+
 type KafkaSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// host:port of some brokers of the cluster.
@@ -553,7 +970,7 @@ type KafkaSource struct {
 
 func (x *KafkaSource) Reset() {
 	*x = KafkaSource{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[2]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +982,7 @@ func (x *KafkaSource) String() string {
 func (*KafkaSource) ProtoMessage() {}
 
 func (x *KafkaSource) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[2]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +995,7 @@ func (x *KafkaSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KafkaSource.ProtoReflect.Descriptor instead.
 func (*KafkaSource) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{2}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KafkaSource) GetBrokers() []string {
@@ -648,7 +1065,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[3]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +1077,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[3]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +1090,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{3}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TLS) GetCaFile() string {
@@ -725,7 +1142,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[4]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +1154,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[4]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1167,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{4}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Secret) GetFrom() isSecret_From {
@@ -811,7 +1228,7 @@ type SASL struct {
 
 func (x *SASL) Reset() {
 	*x = SASL{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[5]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1240,7 @@ func (x *SASL) String() string {
 func (*SASL) ProtoMessage() {}
 
 func (x *SASL) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[5]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1253,7 @@ func (x *SASL) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SASL.ProtoReflect.Descriptor instead.
 func (*SASL) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{5}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SASL) GetMechanism() SASL_Mechanism {
@@ -893,7 +1310,7 @@ type OAuth struct {
 
 func (x *OAuth) Reset() {
 	*x = OAuth{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[6]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1322,7 @@ func (x *OAuth) String() string {
 func (*OAuth) ProtoMessage() {}
 
 func (x *OAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[6]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1335,7 @@ func (x *OAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OAuth.ProtoReflect.Descriptor instead.
 func (*OAuth) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{6}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OAuth) GetTokenUrl() string {
@@ -964,7 +1381,7 @@ type GSSAPI struct {
 
 func (x *GSSAPI) Reset() {
 	*x = GSSAPI{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[7]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1393,7 @@ func (x *GSSAPI) String() string {
 func (*GSSAPI) ProtoMessage() {}
 
 func (x *GSSAPI) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[7]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1406,7 @@ func (x *GSSAPI) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GSSAPI.ProtoReflect.Descriptor instead.
 func (*GSSAPI) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{7}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GSSAPI) GetServiceName() string {
@@ -1041,7 +1458,7 @@ type Dedup struct {
 
 func (x *Dedup) Reset() {
 	*x = Dedup{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[8]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1470,7 @@ func (x *Dedup) String() string {
 func (*Dedup) ProtoMessage() {}
 
 func (x *Dedup) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[8]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1483,7 @@ func (x *Dedup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Dedup.ProtoReflect.Descriptor instead.
 func (*Dedup) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{8}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Dedup) GetKey() []string {
@@ -1120,7 +1537,7 @@ type Sink struct {
 
 func (x *Sink) Reset() {
 	*x = Sink{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[9]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1549,7 @@ func (x *Sink) String() string {
 func (*Sink) ProtoMessage() {}
 
 func (x *Sink) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[9]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1562,7 @@ func (x *Sink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sink.ProtoReflect.Descriptor instead.
 func (*Sink) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{9}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Sink) GetClickhouse() *ClickHouseSink {
@@ -1178,7 +1595,7 @@ type ClickHouseSink struct {
 
 func (x *ClickHouseSink) Reset() {
 	*x = ClickHouseSink{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[10]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1607,7 @@ func (x *ClickHouseSink) String() string {
 func (*ClickHouseSink) ProtoMessage() {}
 
 func (x *ClickHouseSink) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[10]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1620,7 @@ func (x *ClickHouseSink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClickHouseSink.ProtoReflect.Descriptor instead.
 func (*ClickHouseSink) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{10}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ClickHouseSink) GetAddr() []string {
@@ -1275,7 +1692,8 @@ type Column struct {
 	// Name of the column in the table.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// A JSON path (user.address.city), or Kafka metadata: $topic $partition $offset $timestamp $key
-	// $header.NAME. Default: the JSON field of the column's name.
+	// $header.NAME. Default: the JSON field of the column's name. With a join, the source's name and a dot come first, as in
+	// orders.amount or orders.$offset; a path without is looked for in both sources.
 	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	// ClickHouse type, for create_table only.
 	Type          string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
@@ -1285,7 +1703,7 @@ type Column struct {
 
 func (x *Column) Reset() {
 	*x = Column{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[11]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1715,7 @@ func (x *Column) String() string {
 func (*Column) ProtoMessage() {}
 
 func (x *Column) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[11]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1728,7 @@ func (x *Column) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Column.ProtoReflect.Descriptor instead.
 func (*Column) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{11}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Column) GetName() string {
@@ -1349,7 +1767,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[12]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1779,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[12]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1792,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{12}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Batch) GetRows() uint32 {
@@ -1411,17 +1829,19 @@ type PipelineRecord struct {
 	// The layouts of the batches, oldest first; the last is the current one.
 	Schemas []*Schema `protobuf:"bytes,5,rep,name=schemas,proto3" json:"schemas,omitempty"`
 	// Where partitions begin that have no position yet. Partitions not listed begin at their earliest record.
-	StartOffsets  *StartOffsets          `protobuf:"bytes,6,opt,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
-	Guarantee     *Guarantee             `protobuf:"bytes,7,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	StartOffsets *StartOffsets          `protobuf:"bytes,6,opt,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
+	Guarantee    *Guarantee             `protobuf:"bytes,7,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
+	CreateTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// With a join: start_offsets by source.
+	SourceStartOffsets map[string]*StartOffsets `protobuf:"bytes,10,rep,name=source_start_offsets,json=sourceStartOffsets,proto3" json:"source_start_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *PipelineRecord) Reset() {
 	*x = PipelineRecord{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[13]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1853,7 @@ func (x *PipelineRecord) String() string {
 func (*PipelineRecord) ProtoMessage() {}
 
 func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[13]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1866,7 @@ func (x *PipelineRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRecord.ProtoReflect.Descriptor instead.
 func (*PipelineRecord) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{13}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PipelineRecord) GetSpec() *Pipeline {
@@ -1512,6 +1932,13 @@ func (x *PipelineRecord) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PipelineRecord) GetSourceStartOffsets() map[string]*StartOffsets {
+	if x != nil {
+		return x.SourceStartOffsets
+	}
+	return nil
+}
+
 // Schema is the columns of a pipeline, resolved against the table.
 type Schema struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1523,7 +1950,7 @@ type Schema struct {
 
 func (x *Schema) Reset() {
 	*x = Schema{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[14]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1962,7 @@ func (x *Schema) String() string {
 func (*Schema) ProtoMessage() {}
 
 func (x *Schema) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[14]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1975,7 @@ func (x *Schema) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schema.ProtoReflect.Descriptor instead.
 func (*Schema) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{14}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Schema) GetRevision() uint64 {
@@ -1574,13 +2001,15 @@ type SchemaColumn struct {
 	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	// The table's DEFAULT expression; empty when there is none. A missing field then takes the default.
 	DefaultExpression string `protobuf:"bytes,4,opt,name=default_expression,json=defaultExpression,proto3" json:"default_expression,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// With a join: the source that `from` is looked up in.
+	Source        string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SchemaColumn) Reset() {
 	*x = SchemaColumn{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[15]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1592,7 +2021,7 @@ func (x *SchemaColumn) String() string {
 func (*SchemaColumn) ProtoMessage() {}
 
 func (x *SchemaColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[15]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1605,7 +2034,7 @@ func (x *SchemaColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaColumn.ProtoReflect.Descriptor instead.
 func (*SchemaColumn) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{15}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SchemaColumn) GetName() string {
@@ -1636,6 +2065,13 @@ func (x *SchemaColumn) GetDefaultExpression() string {
 	return ""
 }
 
+func (x *SchemaColumn) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type StartOffsets struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TopicId       []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
@@ -1646,7 +2082,7 @@ type StartOffsets struct {
 
 func (x *StartOffsets) Reset() {
 	*x = StartOffsets{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +2094,7 @@ func (x *StartOffsets) String() string {
 func (*StartOffsets) ProtoMessage() {}
 
 func (x *StartOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +2107,7 @@ func (x *StartOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOffsets.ProtoReflect.Descriptor instead.
 func (*StartOffsets) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{16}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StartOffsets) GetTopicId() []byte {
@@ -1706,7 +2142,7 @@ type Guarantee struct {
 
 func (x *Guarantee) Reset() {
 	*x = Guarantee{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +2154,7 @@ func (x *Guarantee) String() string {
 func (*Guarantee) ProtoMessage() {}
 
 func (x *Guarantee) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +2167,7 @@ func (x *Guarantee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guarantee.ProtoReflect.Descriptor instead.
 func (*Guarantee) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{17}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Guarantee) GetLevel() Guarantee_Level {
@@ -1780,7 +2216,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2228,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2241,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{18}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateRequest) GetPipeline() *Pipeline {
@@ -1833,7 +2269,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2281,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2294,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateResponse) GetPipeline() *PipelineRecord {
@@ -1884,7 +2320,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2332,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2345,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{20}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetRequest) GetId() string {
@@ -1928,7 +2364,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2376,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2389,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{21}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetResponse) GetPipeline() *PipelineRecord {
@@ -1971,7 +2407,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2419,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2432,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{22}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{24}
 }
 
 type ListResponse struct {
@@ -2008,7 +2444,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2456,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2469,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{23}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListResponse) GetPipelines() []*PipelineRecord {
@@ -2053,7 +2489,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2501,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2514,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{24}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateRequest) GetPipeline() *Pipeline {
@@ -2105,7 +2541,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2553,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2566,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{25}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateResponse) GetPipeline() *PipelineRecord {
@@ -2156,7 +2592,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2604,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2617,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{26}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PauseRequest) GetId() string {
@@ -2200,7 +2636,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2648,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2661,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PauseResponse) GetPipeline() *PipelineRecord {
@@ -2244,7 +2680,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2692,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2705,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResumeRequest) GetId() string {
@@ -2288,7 +2724,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2736,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2749,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeResponse) GetPipeline() *PipelineRecord {
@@ -2332,7 +2768,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2780,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2793,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteRequest) GetId() string {
@@ -2375,7 +2811,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2823,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2836,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
 }
 
 type StatusRequest struct {
@@ -2412,7 +2848,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2860,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2873,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatusRequest) GetId() string {
@@ -2456,7 +2892,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2904,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2917,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatusResponse) GetStatus() *PipelineStatus {
@@ -2502,7 +2938,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +2950,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +2963,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WatchRequest) GetId() string {
@@ -2553,7 +2989,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +3001,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +3014,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchResponse) GetStatus() *PipelineStatus {
@@ -2599,7 +3035,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +3047,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +3060,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListDeadLettersRequest) GetId() string {
@@ -2643,7 +3079,7 @@ func (x *ListDeadLettersRequest) GetLimit() uint64 {
 
 type ListDeadLettersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name of the stage that refused the event: ingest, dedup, sink.
+	// Name of the stage that refused the event: ingest, dedup, join, sink.
 	Stage          string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
 	Topic          string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	Partition      int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
@@ -2663,7 +3099,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +3111,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +3124,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListDeadLettersResponse) GetStage() string {
@@ -2791,16 +3227,25 @@ type PipelineStatus struct {
 	StateKeys  uint64 `protobuf:"varint,9,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`
 	StateBytes uint64 `protobuf:"varint,10,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
 	// What holds the pipeline up now; empty when all is well.
-	Errors        []string      `protobuf:"bytes,11,rep,name=errors,proto3" json:"errors,omitempty"`
-	Lanes         []*LaneStatus `protobuf:"bytes,12,rep,name=lanes,proto3" json:"lanes,omitempty"`
-	Guarantee     *Guarantee    `protobuf:"bytes,13,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
+	Errors    []string      `protobuf:"bytes,11,rep,name=errors,proto3" json:"errors,omitempty"`
+	Lanes     []*LaneStatus `protobuf:"bytes,12,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	Guarantee *Guarantee    `protobuf:"bytes,13,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
+	// Of a join; see Tally in sluice/event/v1.
+	Matched   uint64 `protobuf:"varint,14,opt,name=matched,proto3" json:"matched,omitempty"`
+	Unmatched uint64 `protobuf:"varint,15,opt,name=unmatched,proto3" json:"unmatched,omitempty"`
+	Late      uint64 `protobuf:"varint,16,opt,name=late,proto3" json:"late,omitempty"`
+	Dropped   uint64 `protobuf:"varint,17,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// Rows that wait for a counterpart, by source.
+	BufferedRows map[string]uint64 `protobuf:"bytes,18,rep,name=buffered_rows,json=bufferedRows,proto3" json:"buffered_rows,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Lowest watermark of all lanes, by source.
+	Watermarks    map[string]*timestamppb.Timestamp `protobuf:"bytes,19,rep,name=watermarks,proto3" json:"watermarks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +3257,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +3270,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PipelineStatus) GetId() string {
@@ -2919,6 +3364,48 @@ func (x *PipelineStatus) GetGuarantee() *Guarantee {
 	return nil
 }
 
+func (x *PipelineStatus) GetMatched() uint64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *PipelineStatus) GetUnmatched() uint64 {
+	if x != nil {
+		return x.Unmatched
+	}
+	return 0
+}
+
+func (x *PipelineStatus) GetLate() uint64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *PipelineStatus) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *PipelineStatus) GetBufferedRows() map[string]uint64 {
+	if x != nil {
+		return x.BufferedRows
+	}
+	return nil
+}
+
+func (x *PipelineStatus) GetWatermarks() map[string]*timestamppb.Timestamp {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
 // LaneStatus is the condition of one unit of a stage: a Kafka partition for ingest, a lane for the others.
 type LaneStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2928,17 +3415,20 @@ type LaneStatus struct {
 	// Next Kafka offset (ingest), or stream sequence covered.
 	Position string `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`
 	// Records or rows that wait before this unit.
-	Lag           uint64 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
-	StateKeys     uint64 `protobuf:"varint,6,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`
-	StateBytes    uint64 `protobuf:"varint,7,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
-	LastError     string `protobuf:"bytes,8,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	Lag        uint64 `protobuf:"varint,5,opt,name=lag,proto3" json:"lag,omitempty"`
+	StateKeys  uint64 `protobuf:"varint,6,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`
+	StateBytes uint64 `protobuf:"varint,7,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
+	LastError  string `protobuf:"bytes,8,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Of the join stage, by source.
+	BufferedRows  map[string]uint64                 `protobuf:"bytes,9,rep,name=buffered_rows,json=bufferedRows,proto3" json:"buffered_rows,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Watermarks    map[string]*timestamppb.Timestamp `protobuf:"bytes,10,rep,name=watermarks,proto3" json:"watermarks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LaneStatus) Reset() {
 	*x = LaneStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2950,7 +3440,7 @@ func (x *LaneStatus) String() string {
 func (*LaneStatus) ProtoMessage() {}
 
 func (x *LaneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2963,7 +3453,7 @@ func (x *LaneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneStatus.ProtoReflect.Descriptor instead.
 func (*LaneStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LaneStatus) GetStage() string {
@@ -3022,21 +3512,789 @@ func (x *LaneStatus) GetLastError() string {
 	return ""
 }
 
+func (x *LaneStatus) GetBufferedRows() map[string]uint64 {
+	if x != nil {
+		return x.BufferedRows
+	}
+	return nil
+}
+
+func (x *LaneStatus) GetWatermarks() map[string]*timestamppb.Timestamp {
+	if x != nil {
+		return x.Watermarks
+	}
+	return nil
+}
+
+type VerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Condition in ClickHouse's SQL on the rows to compare, where the table has others than this pipeline's.
+	Where string `protobuf:"bytes,2,opt,name=where,proto3" json:"where,omitempty"`
+	// How many offsets of differing rows to look up in Kafka at most; 0 = 1000.
+	Locate        uint32 `protobuf:"varint,3,opt,name=locate,proto3" json:"locate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *VerifyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *VerifyRequest) GetLocate() uint32 {
+	if x != nil {
+		return x.Locate
+	}
+	return 0
+}
+
+type VerifyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*VerifyResponse_Progress
+	//	*VerifyResponse_Result
+	Message       isVerifyResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *VerifyResponse) GetMessage() isVerifyResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetProgress() *VerifyProgress {
+	if x != nil {
+		if x, ok := x.Message.(*VerifyResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetResult() *VerifyResult {
+	if x != nil {
+		if x, ok := x.Message.(*VerifyResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isVerifyResponse_Message interface {
+	isVerifyResponse_Message()
+}
+
+type VerifyResponse_Progress struct {
+	Progress *VerifyProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type VerifyResponse_Result struct {
+	Result *VerifyResult `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*VerifyResponse_Progress) isVerifyResponse_Message() {}
+
+func (*VerifyResponse_Result) isVerifyResponse_Message() {}
+
+type VerifyProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is being done, in words.
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Rows uint64 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	// 0 when not known.
+	OfRows        uint64 `protobuf:"varint,3,opt,name=of_rows,json=ofRows,proto3" json:"of_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyProgress) Reset() {
+	*x = VerifyProgress{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyProgress) ProtoMessage() {}
+
+func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
+func (*VerifyProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *VerifyProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *VerifyProgress) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *VerifyProgress) GetOfRows() uint64 {
+	if x != nil {
+		return x.OfRows
+	}
+	return 0
+}
+
+type VerifyResult struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Verdict VerifyResult_Verdict   `protobuf:"varint,1,opt,name=verdict,proto3,enum=sluice.control.v1.VerifyResult_Verdict" json:"verdict,omitempty"`
+	// By Kafka partition: what came in and what became of it.
+	Partitions []*VerifyPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// By lane of each stage that has lanes.
+	Lanes []*VerifyLane `protobuf:"bytes,3,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	Table *VerifyTable  `protobuf:"bytes,4,opt,name=table,proto3" json:"table,omitempty"`
+	// What is not as it should be, one sentence each.
+	Findings []string `protobuf:"bytes,5,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What could not be compared and why.
+	Limits []string `protobuf:"bytes,6,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Rows that are missing or too many.
+	Differences []*VerifyDifference `protobuf:"bytes,7,rep,name=differences,proto3" json:"differences,omitempty"`
+	// True when there are more differences than are listed.
+	MoreDifferences bool `protobuf:"varint,8,opt,name=more_differences,json=moreDifferences,proto3" json:"more_differences,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *VerifyResult) Reset() {
+	*x = VerifyResult{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResult) ProtoMessage() {}
+
+func (x *VerifyResult) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResult.ProtoReflect.Descriptor instead.
+func (*VerifyResult) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *VerifyResult) GetVerdict() VerifyResult_Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return VerifyResult_VERDICT_UNSPECIFIED
+}
+
+func (x *VerifyResult) GetPartitions() []*VerifyPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetLanes() []*VerifyLane {
+	if x != nil {
+		return x.Lanes
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetTable() *VerifyTable {
+	if x != nil {
+		return x.Table
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetFindings() []string {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetDifferences() []*VerifyDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *VerifyResult) GetMoreDifferences() bool {
+	if x != nil {
+		return x.MoreDifferences
+	}
+	return false
+}
+
+type VerifyPartition struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Source     string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Topic      string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition  int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	Records    uint64                 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	Tombstones uint64                 `protobuf:"varint,5,opt,name=tombstones,proto3" json:"tombstones,omitempty"`
+	// Refused by the ingestor.
+	DeadLetters uint64 `protobuf:"varint,6,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	// Rows written, the sum of their hashes, and rows refused by ClickHouse.
+	Written  uint64 `protobuf:"varint,7,opt,name=written,proto3" json:"written,omitempty"`
+	Checksum uint64 `protobuf:"fixed64,8,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	Refused  uint64 `protobuf:"varint,9,opt,name=refused,proto3" json:"refused,omitempty"`
+	// Records that are neither written nor refused: dropped as duplicates, late, without counterpart.
+	Dropped       uint64 `protobuf:"varint,10,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	NextOffset    int64  `protobuf:"varint,11,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyPartition) Reset() {
+	*x = VerifyPartition{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyPartition) ProtoMessage() {}
+
+func (x *VerifyPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyPartition.ProtoReflect.Descriptor instead.
+func (*VerifyPartition) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *VerifyPartition) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *VerifyPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *VerifyPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetTombstones() uint64 {
+	if x != nil {
+		return x.Tombstones
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *VerifyPartition) GetNextOffset() int64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
+}
+
+type VerifyLane struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stage         string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Lane          uint32                 `protobuf:"varint,2,opt,name=lane,proto3" json:"lane,omitempty"`
+	RowsIn        uint64                 `protobuf:"varint,3,opt,name=rows_in,json=rowsIn,proto3" json:"rows_in,omitempty"`
+	Duplicates    uint64                 `protobuf:"varint,4,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
+	DeadLetters   uint64                 `protobuf:"varint,5,opt,name=dead_letters,json=deadLetters,proto3" json:"dead_letters,omitempty"`
+	RowsOut       uint64                 `protobuf:"varint,6,opt,name=rows_out,json=rowsOut,proto3" json:"rows_out,omitempty"`
+	Checksum      uint64                 `protobuf:"fixed64,7,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyLane) Reset() {
+	*x = VerifyLane{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyLane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyLane) ProtoMessage() {}
+
+func (x *VerifyLane) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyLane.ProtoReflect.Descriptor instead.
+func (*VerifyLane) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *VerifyLane) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *VerifyLane) GetLane() uint32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *VerifyLane) GetRowsIn() uint64 {
+	if x != nil {
+		return x.RowsIn
+	}
+	return 0
+}
+
+func (x *VerifyLane) GetDuplicates() uint64 {
+	if x != nil {
+		return x.Duplicates
+	}
+	return 0
+}
+
+func (x *VerifyLane) GetDeadLetters() uint64 {
+	if x != nil {
+		return x.DeadLetters
+	}
+	return 0
+}
+
+func (x *VerifyLane) GetRowsOut() uint64 {
+	if x != nil {
+		return x.RowsOut
+	}
+	return 0
+}
+
+func (x *VerifyLane) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+type VerifyTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Rows in the table and the sum of their hashes, against those that the pipeline has written.
+	Rows            uint64 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	Checksum        uint64 `protobuf:"fixed64,3,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	WrittenRows     uint64 `protobuf:"varint,4,opt,name=written_rows,json=writtenRows,proto3" json:"written_rows,omitempty"`
+	WrittenChecksum uint64 `protobuf:"fixed64,5,opt,name=written_checksum,json=writtenChecksum,proto3" json:"written_checksum,omitempty"`
+	// Bytes read from the table and how long that took.
+	ReadBytes     uint64               `protobuf:"varint,6,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	Took          *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyTable) Reset() {
+	*x = VerifyTable{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyTable) ProtoMessage() {}
+
+func (x *VerifyTable) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyTable.ProtoReflect.Descriptor instead.
+func (*VerifyTable) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *VerifyTable) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VerifyTable) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *VerifyTable) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+func (x *VerifyTable) GetWrittenRows() uint64 {
+	if x != nil {
+		return x.WrittenRows
+	}
+	return 0
+}
+
+func (x *VerifyTable) GetWrittenChecksum() uint64 {
+	if x != nil {
+		return x.WrittenChecksum
+	}
+	return 0
+}
+
+func (x *VerifyTable) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *VerifyTable) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+type VerifyDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// MISSING in the table, or EXTRA there.
+	Kind VerifyDifference_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=sluice.control.v1.VerifyDifference_Kind" json:"kind,omitempty"`
+	// Hash of the row.
+	Hash uint64 `protobuf:"fixed64,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	// The record that the row was made from; partition -1 when it is not in Kafka any more or never was.
+	Topic     string `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32  `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset    int64  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The row as JSON, of rows that the table has too many of; may be empty.
+	Row string `protobuf:"bytes,6,opt,name=row,proto3" json:"row,omitempty"`
+	// How often: 1 for a row that is missing once or there once too often.
+	Count         uint64 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyDifference) Reset() {
+	*x = VerifyDifference{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyDifference) ProtoMessage() {}
+
+func (x *VerifyDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyDifference.ProtoReflect.Descriptor instead.
+func (*VerifyDifference) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *VerifyDifference) GetKind() VerifyDifference_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return VerifyDifference_KIND_UNSPECIFIED
+}
+
+func (x *VerifyDifference) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+func (x *VerifyDifference) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *VerifyDifference) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *VerifyDifference) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *VerifyDifference) GetRow() string {
+	if x != nil {
+		return x.Row
+	}
+	return ""
+}
+
+func (x *VerifyDifference) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_sluice_control_v1_pipeline_proto protoreflect.FileDescriptor
 
 const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\n" +
-	" sluice/control/v1/pipeline.proto\x12\x11sluice.control.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x02\n" +
+	" sluice/control/v1/pipeline.proto\x12\x11sluice.control.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x04\n" +
 	"\bPipeline\x12:\n" +
-	"\x02id\x18\x01 \x01(\tB*\xbaH'r%\x10\x01\x18?2\x1f^[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x02id\x129\n" +
-	"\x06source\x18\x02 \x01(\v2\x19.sluice.control.v1.SourceB\x06\xbaH\x03\xc8\x01\x01R\x06source\x12.\n" +
+	"\x02id\x18\x01 \x01(\tB*\xbaH'r%\x10\x01\x18?2\x1f^[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x02id\x121\n" +
+	"\x06source\x18\x02 \x01(\v2\x19.sluice.control.v1.SourceR\x06source\x12.\n" +
 	"\x05dedup\x18\x03 \x01(\v2\x18.sluice.control.v1.DedupR\x05dedup\x123\n" +
 	"\x04sink\x18\x04 \x01(\v2\x17.sluice.control.v1.SinkB\x06\xbaH\x03\xc8\x01\x01R\x04sink\x123\n" +
 	"\acolumns\x18\x05 \x03(\v2\x19.sluice.control.v1.ColumnR\acolumns\x12\x1e\n" +
 	"\x05lanes\x18\x06 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02R\x05lanes\x12.\n" +
-	"\x05batch\x18\a \x01(\v2\x18.sluice.control.v1.BatchR\x05batch\"F\n" +
+	"\x05batch\x18\a \x01(\v2\x18.sluice.control.v1.BatchR\x05batch\x12g\n" +
+	"\asources\x18\b \x03(\v2(.sluice.control.v1.Pipeline.SourcesEntryB#\xbaH \x9a\x01\x1d\x10\x02\"\x19r\x17\x10\x01\x18 2\x11^[a-z][a-z0-9_]*$R\asources\x12+\n" +
+	"\x04join\x18\t \x01(\v2\x17.sluice.control.v1.JoinR\x04join\x1aU\n" +
+	"\fSourcesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.control.v1.SourceR\x05value:\x028\x01\"\x8a\x01\n" +
 	"\x06Source\x12<\n" +
-	"\x05kafka\x18\x01 \x01(\v2\x1e.sluice.control.v1.KafkaSourceB\x06\xbaH\x03\xc8\x01\x01R\x05kafka\"\xab\x02\n" +
+	"\x05kafka\x18\x01 \x01(\v2\x1e.sluice.control.v1.KafkaSourceB\x06\xbaH\x03\xc8\x01\x01R\x05kafka\x12.\n" +
+	"\x05dedup\x18\x02 \x01(\v2\x18.sluice.control.v1.DedupR\x05dedup\x12\x12\n" +
+	"\x04time\x18\x03 \x01(\tR\x04time\"\xee\x04\n" +
+	"\x04Join\x12\x1b\n" +
+	"\x04left\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04left\x12\x1d\n" +
+	"\x05right\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05right\x125\n" +
+	"\x02on\x18\x03 \x03(\v2\x19.sluice.control.v1.JoinOnB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10\x10R\x02on\x12F\n" +
+	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\xa7\xed\x012\x04\x10\xc0\x84=R\x06window\x120\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x1c.sluice.control.v1.Join.KindR\x04kind\x120\n" +
+	"\x04type\x18\x06 \x01(\x0e2\x1c.sluice.control.v1.Join.TypeR\x04type\x12@\n" +
+	"\x05grace\x18\a \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xa7\xed\x012\x00R\x05grace\x12>\n" +
+	"\x04wait\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xa7\xed\x012\x00R\x04wait\x12B\n" +
+	"\x04idle\x18\t \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\xa7\xed\x012\x04\x10\xc0\x84=R\x04idle\x12\x16\n" +
+	"\x06memory\x18\n" +
+	" \x01(\x04R\x06memory\"6\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bINTERVAL\x10\x01\x12\n" +
+	"\n" +
+	"\x06LOOKUP\x10\x02\"1\n" +
+	"\x04Type\x12\x14\n" +
+	"\x10TYPE_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05INNER\x10\x01\x12\b\n" +
+	"\x04LEFT\x10\x02\"D\n" +
+	"\x06JoinOn\x12\x1b\n" +
+	"\x04left\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04left\x12\x1d\n" +
+	"\x05right\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05right\"\xab\x02\n" +
 	"\vKafkaSource\x12(\n" +
 	"\abrokers\x18\x01 \x03(\tB\x0e\xbaH\v\x92\x01\b\b\x01\"\x04r\x02\x10\x01R\abrokers\x123\n" +
 	"\x05topic\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18\xf9\x012\x11^[a-zA-Z0-9._-]+$R\x05topic\x12\x14\n" +
@@ -3116,7 +4374,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x01(\rB\n" +
 	"\xbaH\a*\x05\x18\x80\xad\xe2\x04R\x04rows\x12!\n" +
 	"\x05bytes\x18\x02 \x01(\x04B\v\xbaH\b2\x06\x18\x80\x80\x80\x80\x04R\x05bytes\x12J\n" +
-	"\tmax_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\bmaxDelay\"\xdf\x03\n" +
+	"\tmax_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\bmaxDelay\"\xb4\x05\n" +
 	"\x0ePipelineRecord\x12/\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1b.sluice.control.v1.PipelineR\x04spec\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x129\n" +
@@ -3130,15 +4388,21 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"_\n" +
+	"updateTime\x12k\n" +
+	"\x14source_start_offsets\x18\n" +
+	" \x03(\v29.sluice.control.v1.PipelineRecord.SourceStartOffsetsEntryR\x12sourceStartOffsets\x1af\n" +
+	"\x17SourceStartOffsetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sluice.control.v1.StartOffsetsR\x05value:\x028\x01\"_\n" +
 	"\x06Schema\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x129\n" +
-	"\acolumns\x18\x02 \x03(\v2\x1f.sluice.control.v1.SchemaColumnR\acolumns\"y\n" +
+	"\acolumns\x18\x02 \x03(\v2\x1f.sluice.control.v1.SchemaColumnR\acolumns\"\x91\x01\n" +
 	"\fSchemaColumn\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\tR\x04from\x12-\n" +
-	"\x12default_expression\x18\x04 \x01(\tR\x11defaultExpression\"\xad\x01\n" +
+	"\x12default_expression\x18\x04 \x01(\tR\x11defaultExpression\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"\xad\x01\n" +
 	"\fStartOffsets\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12F\n" +
 	"\aoffsets\x18\x02 \x03(\v2,.sluice.control.v1.StartOffsets.OffsetsEntryR\aoffsets\x1a:\n" +
@@ -3211,7 +4475,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x05value\x18\n" +
 	" \x01(\fR\x05value\x12'\n" +
 	"\x0fvalue_truncated\x18\v \x01(\bR\x0evalueTruncated\x12\x1a\n" +
-	"\bsequence\x18\f \x01(\x04R\bsequence\"\xba\x04\n" +
+	"\bsequence\x18\f \x01(\x04R\bsequence\"\xe9\a\n" +
 	"\x0ePipelineStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
 	"\x05state\x18\x02 \x01(\x0e2'.sluice.control.v1.PipelineStatus.StateR\x05state\x12\x10\n" +
@@ -3233,7 +4497,21 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"stateBytes\x12\x16\n" +
 	"\x06errors\x18\v \x03(\tR\x06errors\x123\n" +
 	"\x05lanes\x18\f \x03(\v2\x1d.sluice.control.v1.LaneStatusR\x05lanes\x12:\n" +
-	"\tguarantee\x18\r \x01(\v2\x1c.sluice.control.v1.GuaranteeR\tguarantee\"a\n" +
+	"\tguarantee\x18\r \x01(\v2\x1c.sluice.control.v1.GuaranteeR\tguarantee\x12\x18\n" +
+	"\amatched\x18\x0e \x01(\x04R\amatched\x12\x1c\n" +
+	"\tunmatched\x18\x0f \x01(\x04R\tunmatched\x12\x12\n" +
+	"\x04late\x18\x10 \x01(\x04R\x04late\x12\x18\n" +
+	"\adropped\x18\x11 \x01(\x04R\adropped\x12X\n" +
+	"\rbuffered_rows\x18\x12 \x03(\v23.sluice.control.v1.PipelineStatus.BufferedRowsEntryR\fbufferedRows\x12Q\n" +
+	"\n" +
+	"watermarks\x18\x13 \x03(\v21.sluice.control.v1.PipelineStatus.WatermarksEntryR\n" +
+	"watermarks\x1a?\n" +
+	"\x11BufferedRowsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aY\n" +
+	"\x0fWatermarksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"a\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSTARTING\x10\x01\x12\v\n" +
@@ -3241,7 +4519,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\bDEGRADED\x10\x03\x12\n" +
 	"\n" +
 	"\x06PAUSED\x10\x04\x12\f\n" +
-	"\bDELETING\x10\x05\"\xd9\x01\n" +
+	"\bDELETING\x10\x05\"\x9a\x04\n" +
 	"\n" +
 	"LaneStatus\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
@@ -3254,7 +4532,95 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\vstate_bytes\x18\a \x01(\x04R\n" +
 	"stateBytes\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\b \x01(\tR\tlastError*P\n" +
+	"last_error\x18\b \x01(\tR\tlastError\x12T\n" +
+	"\rbuffered_rows\x18\t \x03(\v2/.sluice.control.v1.LaneStatus.BufferedRowsEntryR\fbufferedRows\x12M\n" +
+	"\n" +
+	"watermarks\x18\n" +
+	" \x03(\v2-.sluice.control.v1.LaneStatus.WatermarksEntryR\n" +
+	"watermarks\x1a?\n" +
+	"\x11BufferedRowsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aY\n" +
+	"\x0fWatermarksEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05value:\x028\x01\"V\n" +
+	"\rVerifyRequest\x12\x17\n" +
+	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x14\n" +
+	"\x05where\x18\x02 \x01(\tR\x05where\x12\x16\n" +
+	"\x06locate\x18\x03 \x01(\rR\x06locate\"\x97\x01\n" +
+	"\x0eVerifyResponse\x12?\n" +
+	"\bprogress\x18\x01 \x01(\v2!.sluice.control.v1.VerifyProgressH\x00R\bprogress\x129\n" +
+	"\x06result\x18\x02 \x01(\v2\x1f.sluice.control.v1.VerifyResultH\x00R\x06resultB\t\n" +
+	"\amessage\"Q\n" +
+	"\x0eVerifyProgress\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\x04R\x04rows\x12\x17\n" +
+	"\aof_rows\x18\x03 \x01(\x04R\x06ofRows\"\xf4\x03\n" +
+	"\fVerifyResult\x12A\n" +
+	"\averdict\x18\x01 \x01(\x0e2'.sluice.control.v1.VerifyResult.VerdictR\averdict\x12B\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2\".sluice.control.v1.VerifyPartitionR\n" +
+	"partitions\x123\n" +
+	"\x05lanes\x18\x03 \x03(\v2\x1d.sluice.control.v1.VerifyLaneR\x05lanes\x124\n" +
+	"\x05table\x18\x04 \x01(\v2\x1e.sluice.control.v1.VerifyTableR\x05table\x12\x1a\n" +
+	"\bfindings\x18\x05 \x03(\tR\bfindings\x12\x16\n" +
+	"\x06limits\x18\x06 \x03(\tR\x06limits\x12E\n" +
+	"\vdifferences\x18\a \x03(\v2#.sluice.control.v1.VerifyDifferenceR\vdifferences\x12)\n" +
+	"\x10more_differences\x18\b \x01(\bR\x0fmoreDifferences\"L\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05EQUAL\x10\x01\x12\r\n" +
+	"\tDIFFERENT\x10\x02\x12\x0e\n" +
+	"\n" +
+	"INCOMPLETE\x10\x03\"\xc5\x02\n" +
+	"\x0fVerifyPartition\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x18\n" +
+	"\arecords\x18\x04 \x01(\x04R\arecords\x12\x1e\n" +
+	"\n" +
+	"tombstones\x18\x05 \x01(\x04R\n" +
+	"tombstones\x12!\n" +
+	"\fdead_letters\x18\x06 \x01(\x04R\vdeadLetters\x12\x18\n" +
+	"\awritten\x18\a \x01(\x04R\awritten\x12\x1a\n" +
+	"\bchecksum\x18\b \x01(\x06R\bchecksum\x12\x18\n" +
+	"\arefused\x18\t \x01(\x04R\arefused\x12\x18\n" +
+	"\adropped\x18\n" +
+	" \x01(\x04R\adropped\x12\x1f\n" +
+	"\vnext_offset\x18\v \x01(\x03R\n" +
+	"nextOffset\"\xc9\x01\n" +
+	"\n" +
+	"VerifyLane\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
+	"\x04lane\x18\x02 \x01(\rR\x04lane\x12\x17\n" +
+	"\arows_in\x18\x03 \x01(\x04R\x06rowsIn\x12\x1e\n" +
+	"\n" +
+	"duplicates\x18\x04 \x01(\x04R\n" +
+	"duplicates\x12!\n" +
+	"\fdead_letters\x18\x05 \x01(\x04R\vdeadLetters\x12\x19\n" +
+	"\brows_out\x18\x06 \x01(\x04R\arowsOut\x12\x1a\n" +
+	"\bchecksum\x18\a \x01(\x06R\bchecksum\"\xed\x01\n" +
+	"\vVerifyTable\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\x04R\x04rows\x12\x1a\n" +
+	"\bchecksum\x18\x03 \x01(\x06R\bchecksum\x12!\n" +
+	"\fwritten_rows\x18\x04 \x01(\x04R\vwrittenRows\x12)\n" +
+	"\x10written_checksum\x18\x05 \x01(\x06R\x0fwrittenChecksum\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x06 \x01(\x04R\treadBytes\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x8e\x02\n" +
+	"\x10VerifyDifference\x12<\n" +
+	"\x04kind\x18\x01 \x01(\x0e2(.sluice.control.v1.VerifyDifference.KindR\x04kind\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\x06R\x04hash\x12\x14\n" +
+	"\x05topic\x18\x03 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x04 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x03R\x06offset\x12\x10\n" +
+	"\x03row\x18\x06 \x01(\tR\x03row\x12\x14\n" +
+	"\x05count\x18\a \x01(\x04R\x05count\"4\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aMISSING\x10\x01\x12\t\n" +
+	"\x05EXTRA\x10\x02*P\n" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREAD_COMMITTED\x10\x01\x12\x14\n" +
@@ -3274,7 +4640,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\aRUNNING\x10\x01\x12\n" +
 	"\n" +
 	"\x06PAUSED\x10\x02\x12\f\n" +
-	"\bDELETING\x10\x032\xb1\x06\n" +
+	"\bDELETING\x10\x032\x82\a\n" +
 	"\x0fPipelineService\x12M\n" +
 	"\x06Create\x12 .sluice.control.v1.CreateRequest\x1a!.sluice.control.v1.CreateResponse\x12D\n" +
 	"\x03Get\x12\x1d.sluice.control.v1.GetRequest\x1a\x1e.sluice.control.v1.GetResponse\x12G\n" +
@@ -3285,7 +4651,8 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x06Delete\x12 .sluice.control.v1.DeleteRequest\x1a!.sluice.control.v1.DeleteResponse\x12M\n" +
 	"\x06Status\x12 .sluice.control.v1.StatusRequest\x1a!.sluice.control.v1.StatusResponse\x12L\n" +
 	"\x05Watch\x12\x1f.sluice.control.v1.WatchRequest\x1a .sluice.control.v1.WatchResponse0\x01\x12j\n" +
-	"\x0fListDeadLetters\x12).sluice.control.v1.ListDeadLettersRequest\x1a*.sluice.control.v1.ListDeadLettersResponse0\x01B(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
+	"\x0fListDeadLetters\x12).sluice.control.v1.ListDeadLettersRequest\x1a*.sluice.control.v1.ListDeadLettersResponse0\x01\x12O\n" +
+	"\x06Verify\x12 .sluice.control.v1.VerifyRequest\x1a!.sluice.control.v1.VerifyResponse0\x01B(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
 
 var (
 	file_sluice_control_v1_pipeline_proto_rawDescOnce sync.Once
@@ -3299,136 +4666,186 @@ func file_sluice_control_v1_pipeline_proto_rawDescGZIP() []byte {
 	return file_sluice_control_v1_pipeline_proto_rawDescData
 }
 
-var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(Isolation)(0),                  // 0: sluice.control.v1.Isolation
 	(Keep)(0),                       // 1: sluice.control.v1.Keep
 	(MissingKey)(0),                 // 2: sluice.control.v1.MissingKey
 	(DesiredState)(0),               // 3: sluice.control.v1.DesiredState
-	(SASL_Mechanism)(0),             // 4: sluice.control.v1.SASL.Mechanism
-	(Guarantee_Level)(0),            // 5: sluice.control.v1.Guarantee.Level
-	(PipelineStatus_State)(0),       // 6: sluice.control.v1.PipelineStatus.State
-	(*Pipeline)(nil),                // 7: sluice.control.v1.Pipeline
-	(*Source)(nil),                  // 8: sluice.control.v1.Source
-	(*KafkaSource)(nil),             // 9: sluice.control.v1.KafkaSource
-	(*TLS)(nil),                     // 10: sluice.control.v1.TLS
-	(*Secret)(nil),                  // 11: sluice.control.v1.Secret
-	(*SASL)(nil),                    // 12: sluice.control.v1.SASL
-	(*OAuth)(nil),                   // 13: sluice.control.v1.OAuth
-	(*GSSAPI)(nil),                  // 14: sluice.control.v1.GSSAPI
-	(*Dedup)(nil),                   // 15: sluice.control.v1.Dedup
-	(*Sink)(nil),                    // 16: sluice.control.v1.Sink
-	(*ClickHouseSink)(nil),          // 17: sluice.control.v1.ClickHouseSink
-	(*Column)(nil),                  // 18: sluice.control.v1.Column
-	(*Batch)(nil),                   // 19: sluice.control.v1.Batch
-	(*PipelineRecord)(nil),          // 20: sluice.control.v1.PipelineRecord
-	(*Schema)(nil),                  // 21: sluice.control.v1.Schema
-	(*SchemaColumn)(nil),            // 22: sluice.control.v1.SchemaColumn
-	(*StartOffsets)(nil),            // 23: sluice.control.v1.StartOffsets
-	(*Guarantee)(nil),               // 24: sluice.control.v1.Guarantee
-	(*CreateRequest)(nil),           // 25: sluice.control.v1.CreateRequest
-	(*CreateResponse)(nil),          // 26: sluice.control.v1.CreateResponse
-	(*GetRequest)(nil),              // 27: sluice.control.v1.GetRequest
-	(*GetResponse)(nil),             // 28: sluice.control.v1.GetResponse
-	(*ListRequest)(nil),             // 29: sluice.control.v1.ListRequest
-	(*ListResponse)(nil),            // 30: sluice.control.v1.ListResponse
-	(*UpdateRequest)(nil),           // 31: sluice.control.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 32: sluice.control.v1.UpdateResponse
-	(*PauseRequest)(nil),            // 33: sluice.control.v1.PauseRequest
-	(*PauseResponse)(nil),           // 34: sluice.control.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 35: sluice.control.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 36: sluice.control.v1.ResumeResponse
-	(*DeleteRequest)(nil),           // 37: sluice.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 38: sluice.control.v1.DeleteResponse
-	(*StatusRequest)(nil),           // 39: sluice.control.v1.StatusRequest
-	(*StatusResponse)(nil),          // 40: sluice.control.v1.StatusResponse
-	(*WatchRequest)(nil),            // 41: sluice.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 42: sluice.control.v1.WatchResponse
-	(*ListDeadLettersRequest)(nil),  // 43: sluice.control.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 44: sluice.control.v1.ListDeadLettersResponse
-	(*PipelineStatus)(nil),          // 45: sluice.control.v1.PipelineStatus
-	(*LaneStatus)(nil),              // 46: sluice.control.v1.LaneStatus
-	nil,                             // 47: sluice.control.v1.ClickHouseSink.SettingsEntry
-	nil,                             // 48: sluice.control.v1.StartOffsets.OffsetsEntry
-	(*durationpb.Duration)(nil),     // 49: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 50: google.protobuf.Timestamp
+	(Join_Kind)(0),                  // 4: sluice.control.v1.Join.Kind
+	(Join_Type)(0),                  // 5: sluice.control.v1.Join.Type
+	(SASL_Mechanism)(0),             // 6: sluice.control.v1.SASL.Mechanism
+	(Guarantee_Level)(0),            // 7: sluice.control.v1.Guarantee.Level
+	(PipelineStatus_State)(0),       // 8: sluice.control.v1.PipelineStatus.State
+	(VerifyResult_Verdict)(0),       // 9: sluice.control.v1.VerifyResult.Verdict
+	(VerifyDifference_Kind)(0),      // 10: sluice.control.v1.VerifyDifference.Kind
+	(*Pipeline)(nil),                // 11: sluice.control.v1.Pipeline
+	(*Source)(nil),                  // 12: sluice.control.v1.Source
+	(*Join)(nil),                    // 13: sluice.control.v1.Join
+	(*JoinOn)(nil),                  // 14: sluice.control.v1.JoinOn
+	(*KafkaSource)(nil),             // 15: sluice.control.v1.KafkaSource
+	(*TLS)(nil),                     // 16: sluice.control.v1.TLS
+	(*Secret)(nil),                  // 17: sluice.control.v1.Secret
+	(*SASL)(nil),                    // 18: sluice.control.v1.SASL
+	(*OAuth)(nil),                   // 19: sluice.control.v1.OAuth
+	(*GSSAPI)(nil),                  // 20: sluice.control.v1.GSSAPI
+	(*Dedup)(nil),                   // 21: sluice.control.v1.Dedup
+	(*Sink)(nil),                    // 22: sluice.control.v1.Sink
+	(*ClickHouseSink)(nil),          // 23: sluice.control.v1.ClickHouseSink
+	(*Column)(nil),                  // 24: sluice.control.v1.Column
+	(*Batch)(nil),                   // 25: sluice.control.v1.Batch
+	(*PipelineRecord)(nil),          // 26: sluice.control.v1.PipelineRecord
+	(*Schema)(nil),                  // 27: sluice.control.v1.Schema
+	(*SchemaColumn)(nil),            // 28: sluice.control.v1.SchemaColumn
+	(*StartOffsets)(nil),            // 29: sluice.control.v1.StartOffsets
+	(*Guarantee)(nil),               // 30: sluice.control.v1.Guarantee
+	(*CreateRequest)(nil),           // 31: sluice.control.v1.CreateRequest
+	(*CreateResponse)(nil),          // 32: sluice.control.v1.CreateResponse
+	(*GetRequest)(nil),              // 33: sluice.control.v1.GetRequest
+	(*GetResponse)(nil),             // 34: sluice.control.v1.GetResponse
+	(*ListRequest)(nil),             // 35: sluice.control.v1.ListRequest
+	(*ListResponse)(nil),            // 36: sluice.control.v1.ListResponse
+	(*UpdateRequest)(nil),           // 37: sluice.control.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 38: sluice.control.v1.UpdateResponse
+	(*PauseRequest)(nil),            // 39: sluice.control.v1.PauseRequest
+	(*PauseResponse)(nil),           // 40: sluice.control.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 41: sluice.control.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 42: sluice.control.v1.ResumeResponse
+	(*DeleteRequest)(nil),           // 43: sluice.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 44: sluice.control.v1.DeleteResponse
+	(*StatusRequest)(nil),           // 45: sluice.control.v1.StatusRequest
+	(*StatusResponse)(nil),          // 46: sluice.control.v1.StatusResponse
+	(*WatchRequest)(nil),            // 47: sluice.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 48: sluice.control.v1.WatchResponse
+	(*ListDeadLettersRequest)(nil),  // 49: sluice.control.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 50: sluice.control.v1.ListDeadLettersResponse
+	(*PipelineStatus)(nil),          // 51: sluice.control.v1.PipelineStatus
+	(*LaneStatus)(nil),              // 52: sluice.control.v1.LaneStatus
+	(*VerifyRequest)(nil),           // 53: sluice.control.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 54: sluice.control.v1.VerifyResponse
+	(*VerifyProgress)(nil),          // 55: sluice.control.v1.VerifyProgress
+	(*VerifyResult)(nil),            // 56: sluice.control.v1.VerifyResult
+	(*VerifyPartition)(nil),         // 57: sluice.control.v1.VerifyPartition
+	(*VerifyLane)(nil),              // 58: sluice.control.v1.VerifyLane
+	(*VerifyTable)(nil),             // 59: sluice.control.v1.VerifyTable
+	(*VerifyDifference)(nil),        // 60: sluice.control.v1.VerifyDifference
+	nil,                             // 61: sluice.control.v1.Pipeline.SourcesEntry
+	nil,                             // 62: sluice.control.v1.ClickHouseSink.SettingsEntry
+	nil,                             // 63: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	nil,                             // 64: sluice.control.v1.StartOffsets.OffsetsEntry
+	nil,                             // 65: sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	nil,                             // 66: sluice.control.v1.PipelineStatus.WatermarksEntry
+	nil,                             // 67: sluice.control.v1.LaneStatus.BufferedRowsEntry
+	nil,                             // 68: sluice.control.v1.LaneStatus.WatermarksEntry
+	(*durationpb.Duration)(nil),     // 69: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 70: google.protobuf.Timestamp
 }
 var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
-	8,  // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
-	15, // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
-	16, // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
-	18, // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
-	19, // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
-	9,  // 5: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
-	0,  // 6: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
-	10, // 7: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
-	12, // 8: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
-	4,  // 9: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
-	11, // 10: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
-	11, // 11: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
-	13, // 12: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
-	14, // 13: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
-	11, // 14: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	49, // 15: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
-	1,  // 16: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
-	2,  // 17: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
-	17, // 18: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
-	11, // 19: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
-	10, // 20: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	47, // 21: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	49, // 22: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
-	7,  // 23: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
-	3,  // 24: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
-	21, // 25: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
-	23, // 26: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
-	24, // 27: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	50, // 28: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	50, // 29: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	22, // 30: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	48, // 31: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
-	5,  // 32: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
-	7,  // 33: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	20, // 34: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	20, // 35: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	20, // 36: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	7,  // 37: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	20, // 38: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	20, // 39: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	20, // 40: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	45, // 41: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	49, // 42: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	45, // 43: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	50, // 44: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	50, // 45: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
-	6,  // 46: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	46, // 47: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	24, // 48: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	25, // 49: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	27, // 50: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	29, // 51: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	31, // 52: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	33, // 53: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	35, // 54: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	37, // 55: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	39, // 56: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	41, // 57: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	43, // 58: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	26, // 59: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	28, // 60: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	30, // 61: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	32, // 62: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	34, // 63: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	36, // 64: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	38, // 65: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	40, // 66: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	42, // 67: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	44, // 68: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	59, // [59:69] is the sub-list for method output_type
-	49, // [49:59] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	12, // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
+	21, // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
+	22, // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
+	24, // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
+	25, // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
+	61, // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
+	13, // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
+	15, // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
+	21, // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
+	14, // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
+	69, // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
+	4,  // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
+	5,  // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
+	69, // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
+	69, // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
+	69, // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
+	0,  // 16: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
+	16, // 17: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
+	18, // 18: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
+	6,  // 19: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
+	17, // 20: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
+	17, // 21: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
+	19, // 22: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
+	20, // 23: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
+	17, // 24: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
+	69, // 25: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	1,  // 26: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
+	2,  // 27: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
+	23, // 28: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
+	17, // 29: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
+	16, // 30: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
+	62, // 31: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	69, // 32: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	11, // 33: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
+	3,  // 34: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
+	27, // 35: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
+	29, // 36: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
+	30, // 37: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
+	70, // 38: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	70, // 39: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	63, // 40: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	28, // 41: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
+	64, // 42: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	7,  // 43: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
+	11, // 44: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	26, // 45: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	26, // 46: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	26, // 47: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
+	11, // 48: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	26, // 49: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	26, // 50: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	26, // 51: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	51, // 52: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	69, // 53: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	51, // 54: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	70, // 55: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	70, // 56: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	8,  // 57: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
+	52, // 58: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	30, // 59: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	65, // 60: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	66, // 61: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	67, // 62: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	68, // 63: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	55, // 64: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	56, // 65: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	9,  // 66: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
+	57, // 67: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	58, // 68: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	59, // 69: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	60, // 70: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	69, // 71: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	10, // 72: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
+	12, // 73: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	29, // 74: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	70, // 75: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	70, // 76: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	31, // 77: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	33, // 78: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	35, // 79: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	37, // 80: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	39, // 81: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	41, // 82: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	43, // 83: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	45, // 84: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	47, // 85: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	49, // 86: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	53, // 87: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	32, // 88: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	34, // 89: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	36, // 90: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	38, // 91: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	40, // 92: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	42, // 93: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	44, // 94: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	46, // 95: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	48, // 96: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	50, // 97: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	54, // 98: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	88, // [88:99] is the sub-list for method output_type
+	77, // [77:88] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }
@@ -3436,17 +4853,21 @@ func file_sluice_control_v1_pipeline_proto_init() {
 	if File_sluice_control_v1_pipeline_proto != nil {
 		return
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[4].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[6].OneofWrappers = []any{
 		(*Secret_Env)(nil),
 		(*Secret_File)(nil),
+	}
+	file_sluice_control_v1_pipeline_proto_msgTypes[43].OneofWrappers = []any{
+		(*VerifyResponse_Progress)(nil),
+		(*VerifyResponse_Result)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_control_v1_pipeline_proto_rawDesc), len(file_sluice_control_v1_pipeline_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   42,
+			NumEnums:      11,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	PipelineService_Status_FullMethodName          = "/sluice.control.v1.PipelineService/Status"
 	PipelineService_Watch_FullMethodName           = "/sluice.control.v1.PipelineService/Watch"
 	PipelineService_ListDeadLetters_FullMethodName = "/sluice.control.v1.PipelineService/ListDeadLetters"
+	PipelineService_Verify_FullMethodName          = "/sluice.control.v1.PipelineService/Verify"
 )
 
 // PipelineServiceClient is the client API for PipelineService service.
@@ -59,6 +60,9 @@ type PipelineServiceClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// ListDeadLetters sends the dead letters from the oldest on.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListDeadLettersResponse], error)
+	// Verify audits a pipeline: what came in against what was dropped, refused and written, and what was written against the
+	// table, which is read once. It sends its progress, and the result last.
+	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error)
 }
 
 type pipelineServiceClient struct {
@@ -187,6 +191,25 @@ func (c *pipelineServiceClient) ListDeadLetters(ctx context.Context, in *ListDea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PipelineService_ListDeadLettersClient = grpc.ServerStreamingClient[ListDeadLettersResponse]
 
+func (c *pipelineServiceClient) Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PipelineService_ServiceDesc.Streams[2], PipelineService_Verify_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[VerifyRequest, VerifyResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PipelineService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
+
 // PipelineServiceServer is the server API for PipelineService service.
 // All implementations must embed UnimplementedPipelineServiceServer
 // for forward compatibility.
@@ -213,6 +236,9 @@ type PipelineServiceServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// ListDeadLetters sends the dead letters from the oldest on.
 	ListDeadLetters(*ListDeadLettersRequest, grpc.ServerStreamingServer[ListDeadLettersResponse]) error
+	// Verify audits a pipeline: what came in against what was dropped, refused and written, and what was written against the
+	// table, which is read once. It sends its progress, and the result last.
+	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error
 	mustEmbedUnimplementedPipelineServiceServer()
 }
 
@@ -252,6 +278,9 @@ func (UnimplementedPipelineServiceServer) Watch(*WatchRequest, grpc.ServerStream
 }
 func (UnimplementedPipelineServiceServer) ListDeadLetters(*ListDeadLettersRequest, grpc.ServerStreamingServer[ListDeadLettersResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListDeadLetters not implemented")
+}
+func (UnimplementedPipelineServiceServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error {
+	return status.Error(codes.Unimplemented, "method Verify not implemented")
 }
 func (UnimplementedPipelineServiceServer) mustEmbedUnimplementedPipelineServiceServer() {}
 func (UnimplementedPipelineServiceServer) testEmbeddedByValue()                         {}
@@ -440,6 +469,17 @@ func _PipelineService_ListDeadLetters_Handler(srv interface{}, stream grpc.Serve
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PipelineService_ListDeadLettersServer = grpc.ServerStreamingServer[ListDeadLettersResponse]
 
+func _PipelineService_Verify_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(VerifyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PipelineServiceServer).Verify(m, &grpc.GenericServerStream[VerifyRequest, VerifyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PipelineService_VerifyServer = grpc.ServerStreamingServer[VerifyResponse]
+
 // PipelineService_ServiceDesc is the grpc.ServiceDesc for PipelineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -489,6 +529,11 @@ var PipelineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ListDeadLetters",
 			Handler:       _PipelineService_ListDeadLetters_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Verify",
+			Handler:       _PipelineService_Verify_Handler,
 			ServerStreams: true,
 		},
 	},

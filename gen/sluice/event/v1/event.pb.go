@@ -77,7 +77,8 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 // what those stages need (keys, times, Kafka offsets, the selection) is in the clear.
 type EventBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout. A reader refuses a version that it does not know. Now 1.
+	// Version of this layout. A reader refuses a version that it does not know. 1, or 2 in the logs of a
+	// pipeline with a join: only there are the fields from 18 on used.
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Schema revision of the pipeline by which `columns` is laid out.
 	SchemaRevision uint64 `protobuf:"varint,2,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
@@ -111,7 +112,20 @@ type EventBatch struct {
 	// Cumulative counts of the writer up to and with this message.
 	Tally *Tally `protobuf:"bytes,16,opt,name=tally,proto3" json:"tally,omitempty"`
 	// W3C trace context of the batch; empty when it is not traced.
-	Traceparent   string `protobuf:"bytes,17,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,17,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Name of the source in a pipeline with a join; empty in what the join puts out.
+	Source string `protobuf:"bytes,18,opt,name=source,proto3" json:"source,omitempty"`
+	// rows × 16 bytes: fingerprints of the join key, like keys; all zero = the event has no join key.
+	JoinKeys []byte `protobuf:"bytes,19,opt,name=join_keys,json=joinKeys,proto3" json:"join_keys,omitempty"`
+	// rows × 8 bytes: event time for the join, milliseconds since 1970, little endian.
+	EventTimes []byte `protobuf:"bytes,20,opt,name=event_times,json=eventTimes,proto3" json:"event_times,omitempty"`
+	// Where the writer (a Kafka partition) stands, for the watermark. Only in batches that an ingestor wrote or
+	// that dedup has passed on.
+	Progress *Progress `protobuf:"bytes,21,opt,name=progress,proto3" json:"progress,omitempty"`
+	// rows × 32 bytes, in what the join puts out: from which records a row was made. Left partition (4 bytes),
+	// right partition (4), left offset (8), right offset (8), event time in milliseconds (8); all little endian.
+	// The right partition is 0xffffffff when there is no right row.
+	Origins       []byte `protobuf:"bytes,22,opt,name=origins,proto3" json:"origins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +279,107 @@ func (x *EventBatch) GetTraceparent() string {
 	return ""
 }
 
+func (x *EventBatch) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *EventBatch) GetJoinKeys() []byte {
+	if x != nil {
+		return x.JoinKeys
+	}
+	return nil
+}
+
+func (x *EventBatch) GetEventTimes() []byte {
+	if x != nil {
+		return x.EventTimes
+	}
+	return nil
+}
+
+func (x *EventBatch) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *EventBatch) GetOrigins() []byte {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
+// Progress is how far the event time of a partition has come. It is the same in all lanes: a lane without
+// events gets batches without rows.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Largest event time of the partition up to and with this batch, milliseconds since 1970. Absent before the first event.
+	MaxEventMs *int64 `protobuf:"varint,1,opt,name=max_event_ms,json=maxEventMs,proto3,oneof" json:"max_event_ms,omitempty"`
+	// The partition had nothing more to read at arrival_ms, and since when: milliseconds since 1970 on the ingestor's clock. 0: it
+	// has more to read.
+	IdleSinceMs int64 `protobuf:"varint,2,opt,name=idle_since_ms,json=idleSinceMs,proto3" json:"idle_since_ms,omitempty"`
+	// How many partitions the topic has, as far as the ingestor knows.
+	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Progress) GetMaxEventMs() int64 {
+	if x != nil && x.MaxEventMs != nil {
+		return *x.MaxEventMs
+	}
+	return 0
+}
+
+func (x *Progress) GetIdleSinceMs() int64 {
+	if x != nil {
+		return x.IdleSinceMs
+	}
+	return 0
+}
+
+func (x *Progress) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 // KafkaRange is a range of offsets of one partition of one incarnation of a topic.
 type KafkaRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -281,7 +396,7 @@ type KafkaRange struct {
 
 func (x *KafkaRange) Reset() {
 	*x = KafkaRange{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -293,7 +408,7 @@ func (x *KafkaRange) String() string {
 func (*KafkaRange) ProtoMessage() {}
 
 func (x *KafkaRange) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -306,7 +421,7 @@ func (x *KafkaRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KafkaRange.ProtoReflect.Descriptor instead.
 func (*KafkaRange) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{1}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *KafkaRange) GetTopic() string {
@@ -356,14 +471,21 @@ type Tally struct {
 	// Rows dropped as duplicates (dedup).
 	Duplicates uint64 `protobuf:"varint,4,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
 	// Rows passed on.
-	Rows          uint64 `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	Rows uint64 `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Of the join: left rows that met at least one right row, and those that met none and whose time was up.
+	Matched   uint64 `protobuf:"varint,6,opt,name=matched,proto3" json:"matched,omitempty"`
+	Unmatched uint64 `protobuf:"varint,7,opt,name=unmatched,proto3" json:"unmatched,omitempty"`
+	// Rows that came after their time and went to the dead-letter stream (join).
+	Late uint64 `protobuf:"varint,8,opt,name=late,proto3" json:"late,omitempty"`
+	// Right rows, and with INNER left rows, that had no join key or never met anything, and were dropped (join).
+	Dropped       uint64 `protobuf:"varint,9,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tally) Reset() {
 	*x = Tally{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +497,7 @@ func (x *Tally) String() string {
 func (*Tally) ProtoMessage() {}
 
 func (x *Tally) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +510,7 @@ func (x *Tally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tally.ProtoReflect.Descriptor instead.
 func (*Tally) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Tally) GetRecords() uint64 {
@@ -426,6 +548,34 @@ func (x *Tally) GetRows() uint64 {
 	return 0
 }
 
+func (x *Tally) GetMatched() uint64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *Tally) GetUnmatched() uint64 {
+	if x != nil {
+		return x.Unmatched
+	}
+	return 0
+}
+
+func (x *Tally) GetLate() uint64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *Tally) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
 // IngestPosition is the body of an ingest writer's fence: everything before next_offset is in the
 // logs of all lanes and in the dead-letter stream.
 type IngestPosition struct {
@@ -451,7 +601,7 @@ type IngestPosition struct {
 
 func (x *IngestPosition) Reset() {
 	*x = IngestPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +613,7 @@ func (x *IngestPosition) String() string {
 func (*IngestPosition) ProtoMessage() {}
 
 func (x *IngestPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +626,7 @@ func (x *IngestPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngestPosition.ProtoReflect.Descriptor instead.
 func (*IngestPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IngestPosition) GetTopic() string {
@@ -563,7 +713,7 @@ type DeadLetter struct {
 	// True when `value` was cut to fit a message; value_size is then its real size in bytes.
 	ValueTruncated bool   `protobuf:"varint,7,opt,name=value_truncated,json=valueTruncated,proto3" json:"value_truncated,omitempty"`
 	ValueSize      uint64 `protobuf:"varint,8,opt,name=value_size,json=valueSize,proto3" json:"value_size,omitempty"`
-	// Stage that refused it: ingest, dedup, sink.
+	// Stage that refused it: ingest, dedup, join, sink.
 	Stage string `protobuf:"bytes,9,opt,name=stage,proto3" json:"stage,omitempty"`
 	// The field or column at fault; empty when it is the event as a whole.
 	Field  string `protobuf:"bytes,10,opt,name=field,proto3" json:"field,omitempty"`
@@ -578,7 +728,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +740,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +753,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeadLetter) GetTopic() string {
@@ -714,7 +864,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +876,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +889,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Header) GetKey() string {
@@ -766,7 +916,7 @@ type DeadLetterBatch struct {
 
 func (x *DeadLetterBatch) Reset() {
 	*x = DeadLetterBatch{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +928,7 @@ func (x *DeadLetterBatch) String() string {
 func (*DeadLetterBatch) ProtoMessage() {}
 
 func (x *DeadLetterBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +941,7 @@ func (x *DeadLetterBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterBatch.ProtoReflect.Descriptor instead.
 func (*DeadLetterBatch) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeadLetterBatch) GetLetters() []*DeadLetter {
@@ -823,14 +973,20 @@ type Manifest struct {
 	// The window that was in force up to covered_sequence, milliseconds.
 	WindowMs int64 `protobuf:"varint,10,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
 	// Who wrote it: one value for each opening of the lane.
-	Session       string `protobuf:"bytes,11,opt,name=session,proto3" json:"session,omitempty"`
+	Session string `protobuf:"bytes,11,opt,name=session,proto3" json:"session,omitempty"`
+	// What has been taken of each writer of the upstream log: see Taken.
+	Taken map[string]*Taken `protobuf:"bytes,12,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Some messages of the upstream log that were taken, oldest first: where to go on after that log has lost its tail.
+	Marks []*Mark `protobuf:"bytes,13,rep,name=marks,proto3" json:"marks,omitempty"`
+	// The stage's own state that is not in segments; its layout is the stage's.
+	Core          []byte `protobuf:"bytes,14,opt,name=core,proto3" json:"core,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +998,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1011,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Manifest) GetFormat() uint32 {
@@ -935,21 +1091,160 @@ func (x *Manifest) GetSession() string {
 	return ""
 }
 
+func (x *Manifest) GetTaken() map[string]*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *Manifest) GetMarks() []*Mark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *Manifest) GetCore() []byte {
+	if x != nil {
+		return x.Core
+	}
+	return nil
+}
+
+// Taken is how far a lane has come with the records of one Kafka partition. Offsets rise within a partition and lane, so
+// that a row below next_offset was taken before, whatever number its message has now.
+type Taken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TopicId       []byte                 `protobuf:"bytes,1,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Rewinds       uint32                 `protobuf:"varint,2,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
+	NextOffset    int64                  `protobuf:"varint,3,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Taken) Reset() {
+	*x = Taken{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Taken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Taken) ProtoMessage() {}
+
+func (x *Taken) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Taken.ProtoReflect.Descriptor instead.
+func (*Taken) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Taken) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *Taken) GetRewinds() uint32 {
+	if x != nil {
+		return x.Rewinds
+	}
+	return 0
+}
+
+func (x *Taken) GetNextOffset() int64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
+}
+
+// Mark is a message of a log: its sequence and its server time. The two together tell it from another that
+// was given its sequence after the log had lost its tail.
+type Mark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	TimeNs        int64                  `protobuf:"varint,2,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mark) Reset() {
+	*x = Mark{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mark) ProtoMessage() {}
+
+func (x *Mark) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mark.ProtoReflect.Descriptor instead.
+func (*Mark) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Mark) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Mark) GetTimeNs() int64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
 // Segment is an immutable part of a lane's state in the state bucket.
 type Segment struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Entries       uint32                 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
-	MinTimeMs     int64                  `protobuf:"varint,3,opt,name=min_time_ms,json=minTimeMs,proto3" json:"min_time_ms,omitempty"`
-	MaxTimeMs     int64                  `protobuf:"varint,4,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
-	Bytes         uint32                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Key       string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Entries   uint32                 `protobuf:"varint,2,opt,name=entries,proto3" json:"entries,omitempty"`
+	MinTimeMs int64                  `protobuf:"varint,3,opt,name=min_time_ms,json=minTimeMs,proto3" json:"min_time_ms,omitempty"`
+	MaxTimeMs int64                  `protobuf:"varint,4,opt,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty"`
+	Bytes     uint32                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Which part of the state it belongs to, where a stage has several; the name is the stage's.
+	Part          string `protobuf:"bytes,6,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1256,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1269,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Segment) GetKey() string {
@@ -1012,6 +1307,13 @@ func (x *Segment) GetBytes() uint32 {
 	return 0
 }
 
+func (x *Segment) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
 // SinkPosition is what the sink keeps for one lane, written with compare-and-set on its revision.
 type SinkPosition struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1026,14 +1328,19 @@ type SinkPosition struct {
 	// Instance that owns the lane.
 	Owner string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Who wrote it: one value for each opening of the lane. Tells an instance from an earlier one of its name.
-	Session       string `protobuf:"bytes,7,opt,name=session,proto3" json:"session,omitempty"`
+	Session string `protobuf:"bytes,7,opt,name=session,proto3" json:"session,omitempty"`
+	// As in Manifest.
+	Taken map[string]*Taken `protobuf:"bytes,8,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Marks []*Mark           `protobuf:"bytes,9,rep,name=marks,proto3" json:"marks,omitempty"`
+	// What the lane has written to the table, up to covered_sequence.
+	Ledger        *Ledger `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1352,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1365,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -1110,6 +1417,172 @@ func (x *SinkPosition) GetSession() string {
 	return ""
 }
 
+func (x *SinkPosition) GetTaken() map[string]*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetMarks() []*Mark {
+	if x != nil {
+		return x.Marks
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetLedger() *Ledger {
+	if x != nil {
+		return x.Ledger
+	}
+	return nil
+}
+
+// Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
+// independent of order, and ledgers add up.
+type Ledger struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By partition of the topic; by left partition in a pipeline with a join. Partitions of an earlier incarnation of the topic
+	// count with the one of their number.
+	Partitions map[int32]*PartitionLedger `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// A sketch of the rows' hashes from which a small number of differences can be read; its layout is package ledger's.
+	Sketch []byte `protobuf:"bytes,2,opt,name=sketch,proto3" json:"sketch,omitempty"`
+	// How rows are hashed. Another version cannot be compared.
+	Hash          uint32 `protobuf:"varint,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ledger) Reset() {
+	*x = Ledger{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ledger) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ledger) ProtoMessage() {}
+
+func (x *Ledger) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
+func (*Ledger) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *Ledger) GetSketch() []byte {
+	if x != nil {
+		return x.Sketch
+	}
+	return nil
+}
+
+func (x *Ledger) GetHash() uint32 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+type PartitionLedger struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows in the table, and the sum of their hashes modulo 2^64.
+	Rows     uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Checksum uint64 `protobuf:"fixed64,2,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// Rows that ClickHouse refused: in the dead-letter stream.
+	Refused uint64 `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	// First and last offset that a row was written of, plus one; 0 = none yet.
+	FirstOffset   int64 `protobuf:"varint,4,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
+	NextOffset    int64 `protobuf:"varint,5,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartitionLedger) Reset() {
+	*x = PartitionLedger{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartitionLedger) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartitionLedger) ProtoMessage() {}
+
+func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
+func (*PartitionLedger) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PartitionLedger) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *PartitionLedger) GetChecksum() uint64 {
+	if x != nil {
+		return x.Checksum
+	}
+	return 0
+}
+
+func (x *PartitionLedger) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *PartitionLedger) GetFirstOffset() int64 {
+	if x != nil {
+		return x.FirstOffset
+	}
+	return 0
+}
+
+func (x *PartitionLedger) GetNextOffset() int64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
+}
+
 type PendingBlock struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	FirstSequence  uint64                 `protobuf:"varint,1,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
@@ -1131,7 +1604,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1616,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1629,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -1219,7 +1692,7 @@ var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xc1\x04\n" +
+	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xe8\x05\n" +
 	"\n" +
 	"EventBatch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12'\n" +
@@ -1240,7 +1713,21 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"arrival_ms\x18\x0e \x01(\x03R\tarrivalMs\x12%\n" +
 	"\x0einput_sequence\x18\x0f \x01(\x04R\rinputSequence\x12,\n" +
 	"\x05tally\x18\x10 \x01(\v2\x16.sluice.event.v1.TallyR\x05tally\x12 \n" +
-	"\vtraceparent\x18\x11 \x01(\tR\vtraceparent\"\x9f\x01\n" +
+	"\vtraceparent\x18\x11 \x01(\tR\vtraceparent\x12\x16\n" +
+	"\x06source\x18\x12 \x01(\tR\x06source\x12\x1b\n" +
+	"\tjoin_keys\x18\x13 \x01(\fR\bjoinKeys\x12\x1f\n" +
+	"\vevent_times\x18\x14 \x01(\fR\n" +
+	"eventTimes\x125\n" +
+	"\bprogress\x18\x15 \x01(\v2\x19.sluice.event.v1.ProgressR\bprogress\x12\x18\n" +
+	"\aorigins\x18\x16 \x01(\fR\aorigins\"\x86\x01\n" +
+	"\bProgress\x12%\n" +
+	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
+	"maxEventMs\x88\x01\x01\x12\"\n" +
+	"\ridle_since_ms\x18\x02 \x01(\x03R\vidleSinceMs\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x03 \x01(\rR\n" +
+	"partitionsB\x0f\n" +
+	"\r_max_event_ms\"\x9f\x01\n" +
 	"\n" +
 	"KafkaRange\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
@@ -1248,7 +1735,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12!\n" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vlast_offset\x18\x05 \x01(\x03R\n" +
-	"lastOffset\"\x98\x01\n" +
+	"lastOffset\"\xfe\x01\n" +
 	"\x05Tally\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1e\n" +
 	"\n" +
@@ -1258,7 +1745,11 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"duplicates\x18\x04 \x01(\x04R\n" +
 	"duplicates\x12\x12\n" +
-	"\x04rows\x18\x05 \x01(\x04R\x04rows\"\xc9\x02\n" +
+	"\x04rows\x18\x05 \x01(\x04R\x04rows\x12\x18\n" +
+	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
+	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
+	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xc9\x02\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -1297,7 +1788,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xe1\x04\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xb0\x06\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -1312,19 +1803,35 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"arrival_ms\x18\t \x03(\v2(.sluice.event.v1.Manifest.ArrivalMsEntryR\tarrivalMs\x12\x1b\n" +
 	"\twindow_ms\x18\n" +
 	" \x01(\x03R\bwindowMs\x12\x18\n" +
-	"\asession\x18\v \x01(\tR\asession\x1a<\n" +
+	"\asession\x18\v \x01(\tR\asession\x12:\n" +
+	"\x05taken\x18\f \x03(\v2$.sluice.event.v1.Manifest.TakenEntryR\x05taken\x12+\n" +
+	"\x05marks\x18\r \x03(\v2\x15.sluice.event.v1.MarkR\x05marks\x12\x12\n" +
+	"\x04core\x18\x0e \x01(\fR\x04core\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8b\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aP\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"]\n" +
+	"\x05Taken\x12\x19\n" +
+	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x18\n" +
+	"\arewinds\x18\x02 \x01(\rR\arewinds\x12\x1f\n" +
+	"\vnext_offset\x18\x03 \x01(\x03R\n" +
+	"nextOffset\";\n" +
+	"\x04Mark\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x17\n" +
+	"\atime_ns\x18\x02 \x01(\x03R\x06timeNs\"\x9f\x01\n" +
 	"\aSegment\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\rR\aentries\x12\x1e\n" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\rR\x05bytes\"\x90\x02\n" +
+	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\x80\x04\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -1332,7 +1839,31 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\apending\x18\x04 \x01(\v2\x1d.sluice.event.v1.PendingBlockR\apending\x12,\n" +
 	"\x05tally\x18\x05 \x01(\v2\x16.sluice.event.v1.TallyR\x05tally\x12\x14\n" +
 	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x18\n" +
-	"\asession\x18\a \x01(\tR\asession\"\x92\x02\n" +
+	"\asession\x18\a \x01(\tR\asession\x12>\n" +
+	"\x05taken\x18\b \x03(\v2(.sluice.event.v1.SinkPosition.TakenEntryR\x05taken\x12+\n" +
+	"\x05marks\x18\t \x03(\v2\x15.sluice.event.v1.MarkR\x05marks\x12/\n" +
+	"\x06ledger\x18\n" +
+	" \x01(\v2\x17.sluice.event.v1.LedgerR\x06ledger\x1aP\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x06Ledger\x12G\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2'.sluice.event.v1.Ledger.PartitionsEntryR\n" +
+	"partitions\x12\x16\n" +
+	"\x06sketch\x18\x02 \x01(\fR\x06sketch\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\rR\x04hash\x1a_\n" +
+	"\x0fPartitionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x126\n" +
+	"\x05value\x18\x02 \x01(\v2 .sluice.event.v1.PartitionLedgerR\x05value:\x028\x01\"\x9f\x01\n" +
+	"\x0fPartitionLedger\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x1a\n" +
+	"\bchecksum\x18\x02 \x01(\x06R\bchecksum\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\x04R\arefused\x12!\n" +
+	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
+	"\vnext_offset\x18\x05 \x01(\x03R\n" +
+	"nextOffset\"\x92\x02\n" +
 	"\fPendingBlock\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x12\n" +
@@ -1361,41 +1892,59 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
-	(*KafkaRange)(nil),      // 2: sluice.event.v1.KafkaRange
-	(*Tally)(nil),           // 3: sluice.event.v1.Tally
-	(*IngestPosition)(nil),  // 4: sluice.event.v1.IngestPosition
-	(*DeadLetter)(nil),      // 5: sluice.event.v1.DeadLetter
-	(*Header)(nil),          // 6: sluice.event.v1.Header
-	(*DeadLetterBatch)(nil), // 7: sluice.event.v1.DeadLetterBatch
-	(*Manifest)(nil),        // 8: sluice.event.v1.Manifest
-	(*Segment)(nil),         // 9: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 10: sluice.event.v1.SinkPosition
-	(*PendingBlock)(nil),    // 11: sluice.event.v1.PendingBlock
-	nil,                     // 12: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 13: sluice.event.v1.Manifest.ArrivalMsEntry
+	(*Progress)(nil),        // 2: sluice.event.v1.Progress
+	(*KafkaRange)(nil),      // 3: sluice.event.v1.KafkaRange
+	(*Tally)(nil),           // 4: sluice.event.v1.Tally
+	(*IngestPosition)(nil),  // 5: sluice.event.v1.IngestPosition
+	(*DeadLetter)(nil),      // 6: sluice.event.v1.DeadLetter
+	(*Header)(nil),          // 7: sluice.event.v1.Header
+	(*DeadLetterBatch)(nil), // 8: sluice.event.v1.DeadLetterBatch
+	(*Manifest)(nil),        // 9: sluice.event.v1.Manifest
+	(*Taken)(nil),           // 10: sluice.event.v1.Taken
+	(*Mark)(nil),            // 11: sluice.event.v1.Mark
+	(*Segment)(nil),         // 12: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 13: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 14: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 15: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 16: sluice.event.v1.PendingBlock
+	nil,                     // 17: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 18: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 19: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 20: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 21: sluice.event.v1.Ledger.PartitionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
-	2,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
+	3,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
-	3,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
-	3,  // 3: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
-	6,  // 4: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
-	5,  // 5: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	9,  // 6: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
-	3,  // 7: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	12, // 8: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	13, // 9: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	11, // 10: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	3,  // 11: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
+	2,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
+	4,  // 4: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
+	7,  // 5: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
+	6,  // 6: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
+	12, // 7: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	4,  // 8: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
+	17, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	18, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	19, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	11, // 12: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	16, // 13: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	4,  // 14: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	20, // 15: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	11, // 16: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	14, // 17: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	21, // 18: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	10, // 19: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	10, // 20: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	15, // 21: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -1403,13 +1952,14 @@ func file_sluice_event_v1_event_proto_init() {
 	if File_sluice_event_v1_event_proto != nil {
 		return
 	}
+	file_sluice_event_v1_event_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

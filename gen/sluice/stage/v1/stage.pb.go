@@ -457,7 +457,15 @@ type UnitStatus struct {
 	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// ingest: offsets that Kafka no longer had when their turn came. Once this is not 0, last_error
 	// names the last ones, also while the unit is running.
-	LostOffsets   uint64 `protobuf:"varint,16,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
+	LostOffsets uint64 `protobuf:"varint,16,opt,name=lost_offsets,json=lostOffsets,proto3" json:"lost_offsets,omitempty"`
+	// ingest, with a join: the source that the partition belongs to.
+	Source string `protobuf:"bytes,17,opt,name=source,proto3" json:"source,omitempty"`
+	// join: rows that wait for a counterpart, and the watermark in milliseconds since 1970, by source.
+	BufferedRows map[string]uint64 `protobuf:"bytes,18,rep,name=buffered_rows,json=bufferedRows,proto3" json:"buffered_rows,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	WatermarkMs  map[string]int64  `protobuf:"bytes,19,rep,name=watermark_ms,json=watermarkMs,proto3" json:"watermark_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How many rows were dropped after a log had lost its tail, since they had been taken before; last_error then keeps
+	// saying what happened.
+	HealedRows    uint64 `protobuf:"varint,20,opt,name=healed_rows,json=healedRows,proto3" json:"healed_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -604,6 +612,34 @@ func (x *UnitStatus) GetLostOffsets() uint64 {
 	return 0
 }
 
+func (x *UnitStatus) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *UnitStatus) GetBufferedRows() map[string]uint64 {
+	if x != nil {
+		return x.BufferedRows
+	}
+	return nil
+}
+
+func (x *UnitStatus) GetWatermarkMs() map[string]int64 {
+	if x != nil {
+		return x.WatermarkMs
+	}
+	return nil
+}
+
+func (x *UnitStatus) GetHealedRows() uint64 {
+	if x != nil {
+		return x.HealedRows
+	}
+	return 0
+}
+
 var File_sluice_stage_v1_stage_proto protoreflect.FileDescriptor
 
 const file_sluice_stage_v1_stage_proto_rawDesc = "" +
@@ -623,7 +659,7 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\x11CheckpointRequest\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\"*\n" +
 	"\x12CheckpointResponse\x12\x14\n" +
-	"\x05units\x18\x01 \x01(\rR\x05units\"\xa7\x05\n" +
+	"\x05units\x18\x01 \x01(\rR\x05units\"\x86\b\n" +
 	"\n" +
 	"UnitStatus\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12!\n" +
@@ -646,7 +682,18 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\x0flast_error_time\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\rlastErrorTime\x12;\n" +
 	"\vupdate_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12!\n" +
-	"\flost_offsets\x18\x10 \x01(\x04R\vlostOffsets\"[\n" +
+	"\flost_offsets\x18\x10 \x01(\x04R\vlostOffsets\x12\x16\n" +
+	"\x06source\x18\x11 \x01(\tR\x06source\x12R\n" +
+	"\rbuffered_rows\x18\x12 \x03(\v2-.sluice.stage.v1.UnitStatus.BufferedRowsEntryR\fbufferedRows\x12O\n" +
+	"\fwatermark_ms\x18\x13 \x03(\v2,.sluice.stage.v1.UnitStatus.WatermarkMsEntryR\vwatermarkMs\x12\x1f\n" +
+	"\vhealed_rows\x18\x14 \x01(\x04R\n" +
+	"healedRows\x1a?\n" +
+	"\x11BufferedRowsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a>\n" +
+	"\x10WatermarkMsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"[\n" +
 	"\tCondition\x12\x19\n" +
 	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSTARTING\x10\x01\x12\v\n" +
@@ -673,7 +720,7 @@ func file_sluice_stage_v1_stage_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_stage_v1_stage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sluice_stage_v1_stage_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sluice_stage_v1_stage_proto_goTypes = []any{
 	(UnitStatus_Condition)(0),     // 0: sluice.stage.v1.UnitStatus.Condition
 	(*GetStatusRequest)(nil),      // 1: sluice.stage.v1.GetStatusRequest
@@ -685,28 +732,32 @@ var file_sluice_stage_v1_stage_proto_goTypes = []any{
 	(*CheckpointRequest)(nil),     // 7: sluice.stage.v1.CheckpointRequest
 	(*CheckpointResponse)(nil),    // 8: sluice.stage.v1.CheckpointResponse
 	(*UnitStatus)(nil),            // 9: sluice.stage.v1.UnitStatus
-	(*v1.Tally)(nil),              // 10: sluice.event.v1.Tally
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	nil,                           // 10: sluice.stage.v1.UnitStatus.BufferedRowsEntry
+	nil,                           // 11: sluice.stage.v1.UnitStatus.WatermarkMsEntry
+	(*v1.Tally)(nil),              // 12: sluice.event.v1.Tally
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_sluice_stage_v1_stage_proto_depIdxs = []int32{
 	9,  // 0: sluice.stage.v1.GetStatusResponse.units:type_name -> sluice.stage.v1.UnitStatus
 	0,  // 1: sluice.stage.v1.UnitStatus.condition:type_name -> sluice.stage.v1.UnitStatus.Condition
-	10, // 2: sluice.stage.v1.UnitStatus.tally:type_name -> sluice.event.v1.Tally
-	11, // 3: sluice.stage.v1.UnitStatus.last_error_time:type_name -> google.protobuf.Timestamp
-	11, // 4: sluice.stage.v1.UnitStatus.update_time:type_name -> google.protobuf.Timestamp
-	1,  // 5: sluice.stage.v1.StageService.GetStatus:input_type -> sluice.stage.v1.GetStatusRequest
-	3,  // 6: sluice.stage.v1.StageService.Drain:input_type -> sluice.stage.v1.DrainRequest
-	5,  // 7: sluice.stage.v1.StageService.Undrain:input_type -> sluice.stage.v1.UndrainRequest
-	7,  // 8: sluice.stage.v1.StageService.Checkpoint:input_type -> sluice.stage.v1.CheckpointRequest
-	2,  // 9: sluice.stage.v1.StageService.GetStatus:output_type -> sluice.stage.v1.GetStatusResponse
-	4,  // 10: sluice.stage.v1.StageService.Drain:output_type -> sluice.stage.v1.DrainResponse
-	6,  // 11: sluice.stage.v1.StageService.Undrain:output_type -> sluice.stage.v1.UndrainResponse
-	8,  // 12: sluice.stage.v1.StageService.Checkpoint:output_type -> sluice.stage.v1.CheckpointResponse
-	9,  // [9:13] is the sub-list for method output_type
-	5,  // [5:9] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	12, // 2: sluice.stage.v1.UnitStatus.tally:type_name -> sluice.event.v1.Tally
+	13, // 3: sluice.stage.v1.UnitStatus.last_error_time:type_name -> google.protobuf.Timestamp
+	13, // 4: sluice.stage.v1.UnitStatus.update_time:type_name -> google.protobuf.Timestamp
+	10, // 5: sluice.stage.v1.UnitStatus.buffered_rows:type_name -> sluice.stage.v1.UnitStatus.BufferedRowsEntry
+	11, // 6: sluice.stage.v1.UnitStatus.watermark_ms:type_name -> sluice.stage.v1.UnitStatus.WatermarkMsEntry
+	1,  // 7: sluice.stage.v1.StageService.GetStatus:input_type -> sluice.stage.v1.GetStatusRequest
+	3,  // 8: sluice.stage.v1.StageService.Drain:input_type -> sluice.stage.v1.DrainRequest
+	5,  // 9: sluice.stage.v1.StageService.Undrain:input_type -> sluice.stage.v1.UndrainRequest
+	7,  // 10: sluice.stage.v1.StageService.Checkpoint:input_type -> sluice.stage.v1.CheckpointRequest
+	2,  // 11: sluice.stage.v1.StageService.GetStatus:output_type -> sluice.stage.v1.GetStatusResponse
+	4,  // 12: sluice.stage.v1.StageService.Drain:output_type -> sluice.stage.v1.DrainResponse
+	6,  // 13: sluice.stage.v1.StageService.Undrain:output_type -> sluice.stage.v1.UndrainResponse
+	8,  // 14: sluice.stage.v1.StageService.Checkpoint:output_type -> sluice.stage.v1.CheckpointResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_sluice_stage_v1_stage_proto_init() }
@@ -720,7 +771,7 @@ func file_sluice_stage_v1_stage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_stage_v1_stage_proto_rawDesc), len(file_sluice_stage_v1_stage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
