@@ -90,7 +90,7 @@ var rules = []rule{
 	},
 	{
 		name: "rows are made without Kafka or NATS", why: "the parser is tested and fuzzed without a broker",
-		from: []string{"sluice/services/ingestor/internal/rows"}, deny: []string{natsClient, sarama, franz},
+		from: []string{"sluice/libs/rows"}, deny: []string{natsClient, sarama, franz},
 	},
 	{
 		name: "tests stay out of production", why: "package testing registers flags; testify and rapid are large",

@@ -8,7 +8,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 // bounds are what Kafka says of a partition.

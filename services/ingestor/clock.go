@@ -6,7 +6,7 @@ import (
 
 	"github.com/IBM/sarama"
 
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 const (

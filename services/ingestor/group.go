@@ -12,7 +12,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 const (

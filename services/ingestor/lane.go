@@ -9,7 +9,7 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/native"
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
-	"sluice/services/ingestor/internal/rows"
+	"sluice/libs/rows"
 )
 
 // session is one generation of the consumer group, as far as this instance is assigned partitions.
