@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
 )
@@ -115,39 +114,16 @@ func (s *session) numbers(sql string) ([]int, error) {
 	}
 	var out []int
 	for {
-		if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+		var rows proto.ColUInt64
+		code, err := s.next(proto.Results{{Name: rowColumn, Data: &rows}})
+		if err != nil {
 			return nil, err
 		}
-		n, err := s.in.UVarInt()
-		if err != nil {
-			return nil, fmt.Errorf("read the answer: %w", err)
-		}
-		switch code := proto.ServerCode(n); code {
-		case proto.ServerCodeException:
-			return nil, s.exception()
-		case proto.ServerCodeEndOfStream:
+		if code == proto.ServerCodeEndOfStream {
 			return out, nil
-		case proto.ServerCodeData:
-			var rows proto.ColUInt64
-			if err = s.readBlock(proto.Results{{Name: rowColumn, Data: &rows}}, s.frames != nil); err == nil {
-				for _, row := range rows {
-					out = append(out, int(row))
-				}
-			}
-		case proto.ServerCodeProgress:
-			var p proto.Progress
-			err = p.DecodeAware(s.in, s.revision)
-		case proto.ServerCodeProfile:
-			var p proto.Profile
-			err = p.DecodeAware(s.in, s.revision)
-		case proto.ServerProfileEvents:
-			var events proto.ProfileEvents
-			err = s.readBlock(events.Result(), false)
-		default:
-			return nil, fmt.Errorf("read the answer: unexpected packet %d", n)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("read the answer: %w", err)
+		for _, row := range rows {
+			out = append(out, int(row))
 		}
 	}
 }

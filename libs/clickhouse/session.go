@@ -151,9 +151,9 @@ func (s *session) exception() error {
 	return &ServerError{Code: int(e.Code), Name: e.Name, Message: e.Message, Addr: s.addr}
 }
 
-// next reads packets until one that matters to an insert: Data (the table's columns), EndOfStream or
-// Exception, which comes as an error.
-func (s *session) next(columns *proto.ColInfoInput) (proto.ServerCode, error) {
+// next reads packets until one that matters: Data (of an insert, the table's columns), which is read into the
+// given result, EndOfStream, or Exception, which comes as an error.
+func (s *session) next(into proto.Result) (proto.ServerCode, error) {
 	for {
 		if err := s.conn.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
 			return 0, err
@@ -168,7 +168,7 @@ func (s *session) next(columns *proto.ColInfoInput) (proto.ServerCode, error) {
 		case proto.ServerCodeEndOfStream:
 			return code, nil
 		case proto.ServerCodeData:
-			return code, s.readBlock(columns, s.frames != nil)
+			return code, s.readBlock(into, s.frames != nil)
 		case proto.ServerCodeProgress:
 			var p proto.Progress
 			err = p.DecodeAware(s.in, s.revision)
