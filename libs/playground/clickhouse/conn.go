@@ -28,7 +28,6 @@ type conn struct {
 	tag    string
 
 	raw      *bufio.Reader // what the client sends
-	reader   *proto.Reader // reads from raw, keeps nothing back
 	unpacked *bufio.Reader // raw, decompressed
 	version  int           // the lower of both sides' revisions
 	session  *session
@@ -42,7 +41,6 @@ type conn struct {
 
 func newConn(s *Server, nc net.Conn, tag string) *conn {
 	c := &conn{server: s, nc: nc, tag: tag, raw: bufio.NewReaderSize(nc, readBuffer)}
-	c.reader = proto.NewReader(c.raw)
 	c.unpacked = bufio.NewReaderSize(compress.NewReader(c.raw), readBuffer)
 	return c
 }
@@ -89,9 +87,9 @@ func (c *conn) hello() error {
 		err := &exception{codeUnexpectedPacket, "Unexpected packet from client (expected Hello)"}
 		return errors.Join(err, c.fail(err))
 	}
-	var hello proto.ClientHello
-	if err := hello.Decode(c.reader); err != nil {
-		return err
+	hello, err := c.packet(maxGreeting).hello()
+	if err != nil {
+		return fmt.Errorf("read a greeting: %w", err)
 	}
 	c.version = min(hello.ProtocolVersion, revision)
 	if c.session, err = openSession(&process, c.tag); err != nil {
@@ -111,7 +109,7 @@ func (c *conn) hello() error {
 		return err
 	}
 	if proto.FeatureAddendum.In(c.version) {
-		if _, err := c.reader.Str(); err != nil { // quota key
+		if _, err := c.packet(maxGreeting).string(); err != nil { // quota key
 			c.session.close()
 			return err
 		}
@@ -156,7 +154,7 @@ func (c *conn) framing() framing {
 // leaves in c.in.dst as it stands in a Native file.
 func (c *conn) receive() (h blockHead, err error) {
 	if proto.FeatureTempTables.In(c.version) {
-		if _, err := c.reader.Str(); err != nil {
+		if _, err := c.packet(maxGreeting).string(); err != nil {
 			return h, err
 		}
 	}

@@ -13,8 +13,11 @@ import (
 type copier struct {
 	src     *bufio.Reader
 	dst     []byte
-	layouts map[string]layout // by column type, made once
-	columns []column          // of the block, in order
+	columns []column // of the block, in order
+	depth   int      // of types that are named within the data of others
+
+	layouts     map[string]layout // by column type, made once
+	layoutBytes int               // of the types' names
 }
 
 // framing is what the protocol's revision puts around the columns of a block. A file has none of it.
@@ -35,6 +38,7 @@ const noInfo = "\x01\x00\x02\xff\xff\xff\xff\x00"
 const (
 	maxColumns = 1 << 16
 	maxRows    = 1 << 31
+	maxLayouts = 4 << 20 // bytes of types whose layouts are kept
 	readStep   = 1 << 20 // memory is taken as data comes, not as a length promises
 )
 
@@ -121,8 +125,8 @@ func (c *copier) column(rows int, in, out framing) error {
 		if l, err = newLayout(typ); err != nil {
 			return fmt.Errorf("column %q: %w", name, err)
 		}
-		if c.layouts == nil {
-			c.layouts = map[string]layout{}
+		if c.layoutBytes += len(typ); c.layouts == nil || c.layoutBytes > maxLayouts {
+			c.layouts, c.layoutBytes = map[string]layout{}, len(typ)
 		}
 		c.layouts[typ] = l
 	}
@@ -220,11 +224,13 @@ func (c *copier) names() ([]string, error) {
 	if n > maxColumns {
 		return nil, fmt.Errorf("%d names in one column", n)
 	}
-	out := make([]string, n)
-	for i := range out {
-		if out[i], err = c.string(); err != nil {
+	var out []string
+	for range n {
+		name, err := c.string()
+		if err != nil {
 			return nil, err
 		}
+		out = append(out, name)
 	}
 	return out, nil
 }

@@ -10,58 +10,19 @@ import (
 
 // decodeQuery reads what follows the code of a Query packet.
 func (c *conn) decodeQuery() (*proto.Query, error) {
-	q := &proto.Query{}
-	if proto.FeatureSettingsSerializedAsStrings.In(c.version) {
-		if err := q.DecodeAware(c.reader, c.version); err != nil {
-			return nil, fmt.Errorf("read a query: %w", err)
-		}
-		return q, nil
-	}
-	if err := c.decodeOldQuery(q); err != nil {
-		return nil, fmt.Errorf("read a query of an old client: %w", err)
+	q, err := c.packet(maxQueryBytes).query(c.version, c.oldSetting)
+	if err != nil {
+		return nil, fmt.Errorf("read a query: %w", err)
 	}
 	return q, nil
 }
 
-// decodeOldQuery is for clients before 20.x, whose settings are binary and do not say how.
-func (c *conn) decodeOldQuery(q *proto.Query) (err error) {
-	r := c.reader
-	if q.ID, err = r.Str(); err != nil {
-		return err
-	}
-	if err = q.Info.DecodeAware(r, c.version); err != nil {
-		return err
-	}
-	for {
-		name, err := r.Str()
-		if err != nil {
-			return err
-		}
-		if name == "" {
-			break
-		}
-		value, err := c.oldSetting(name)
-		if err != nil {
-			return err
-		}
-		q.Settings = append(q.Settings, proto.Setting{Key: name, Value: value})
-	}
-	stage, err := r.UVarInt()
-	if err != nil {
-		return err
-	}
-	q.Stage = proto.Stage(stage)
-	compression, err := r.UVarInt()
-	if err != nil {
-		return err
-	}
-	q.Compression = proto.Compression(compression)
-	q.Body, err = r.Str()
-	return err
-}
+// packet begins to read a packet that may have so many bytes.
+func (c *conn) packet(most int) *packet { return &packet{src: c.raw, left: most} }
 
-// oldSetting reads a value: numbers, switches and times are a variable-length number, all else is a string.
-func (c *conn) oldSetting(name string) (string, error) {
+// oldSetting reads a value, which does not say how long it is: numbers, switches and times are a variable-length
+// number, all else is a string.
+func (c *conn) oldSetting(p *packet, name string) (string, error) {
 	typ, err := c.session.query("SELECT type FROM system.settings WHERE name = "+quoteText(name), "TabSeparated")
 	if err != nil {
 		return "", err
@@ -70,9 +31,9 @@ func (c *conn) oldSetting(name string) (string, error) {
 	case "":
 		return "", fmt.Errorf("setting %q is not known, nor how long its value is", name)
 	case "Bool", "UInt64", "Int64", "MaxThreads", "NonZeroUInt64", "Seconds", "Milliseconds", "UInt64Auto", "BoolAuto":
-		n, err := c.reader.UVarInt()
+		n, err := p.uvarint()
 		return strconv.FormatUint(n, 10), err
 	default:
-		return c.reader.Str()
+		return p.string()
 	}
 }

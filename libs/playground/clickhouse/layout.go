@@ -175,6 +175,11 @@ type dynamic struct {
 const sharedVariant = "SharedVariant" // values of types beyond the limit, as binary strings
 
 func (d *dynamic) prefix(c *copier) error {
+	if c.depth == maxDepth {
+		return errTooDeep
+	}
+	c.depth++
+	defer func() { c.depth-- }()
 	version, err := c.uint64()
 	if err != nil {
 		return err
@@ -236,7 +241,7 @@ type jsonLayout struct {
 	found  []*dynamic
 }
 
-func newJSONLayout(args []string) (*jsonLayout, error) {
+func newJSONLayout(args []string, levels int) (*jsonLayout, error) {
 	j := &jsonLayout{}
 	types := map[string]string{}
 	for _, a := range args {
@@ -249,7 +254,7 @@ func newJSONLayout(args []string) (*jsonLayout, error) {
 	}
 	slices.Sort(j.paths)
 	for _, p := range j.paths {
-		l, err := newLayout(types[p])
+		l, err := layoutWithin(types[p], levels)
 		if err != nil {
 			return nil, err
 		}

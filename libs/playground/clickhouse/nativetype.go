@@ -100,6 +100,13 @@ func elementType(s string) (name, typ string) {
 	return "", s
 }
 
+const (
+	maxDepth = 100      // levels of a type, and of types that are named within the data of others
+	maxFixed = 0xFFFFFF // the longest FixedString of the engine
+)
+
+var errTooDeep = fmt.Errorf("column type: more than %d levels", maxDepth)
+
 // fixedSizes are the types whose values have all the same size, with it.
 var fixedSizes = map[string]int{
 	"UInt8": 1, "UInt16": 2, "UInt32": 4, "UInt64": 8, "UInt128": 16, "UInt256": 32,
@@ -122,13 +129,20 @@ var aliases = map[string]string{
 }
 
 // newLayout makes the layout of a column type.
-func newLayout(s string) (layout, error) {
+func newLayout(s string) (layout, error) { return layoutWithin(s, maxDepth) }
+
+// layoutWithin makes the layout of a type that may have so many levels.
+func layoutWithin(s string, levels int) (layout, error) {
+	if levels == 0 {
+		return nil, errTooDeep
+	}
+	levels--
 	t, err := splitType(s)
 	if err != nil {
 		return nil, err
 	}
 	if alias, ok := aliases[t.name]; ok {
-		return newLayout(alias)
+		return layoutWithin(alias, levels)
 	}
 	if size, ok := fixedSizes[t.name]; ok {
 		return fixed(size), nil
@@ -141,8 +155,8 @@ func newLayout(s string) (layout, error) {
 			return 0, fmt.Errorf("column type %q: argument %d is missing", s, i+1)
 		}
 		n, err := strconv.Atoi(t.args[i])
-		if err != nil || n < 0 {
-			return 0, fmt.Errorf("column type %q: argument %d is not a number", s, i+1)
+		if err != nil || n < 0 || n > maxFixed {
+			return 0, fmt.Errorf("column type %q: argument %d is not a number from 0 to %d", s, i+1, maxFixed)
 		}
 		return n, nil
 	}
@@ -152,7 +166,7 @@ func newLayout(s string) (layout, error) {
 		}
 		out := make([]layout, len(t.args))
 		for i, a := range t.args {
-			if out[i], err = newLayout(a); err != nil {
+			if out[i], err = layoutWithin(a, levels); err != nil {
 				return nil, err
 			}
 		}
@@ -176,9 +190,12 @@ func newLayout(s string) (layout, error) {
 		}
 		return fixed(32), err
 	case "QBit":
-		size := fixedSizes[t.args[0]]
 		n, err := number(1)
-		return fixed(size * 8 * ((n + 7) / 8)), err
+		if err != nil {
+			return nil, err
+		}
+		size := fixedSizes[t.args[0]]
+		return fixed(size * 8 * ((n + 7) / 8)), nil
 	case "Nullable":
 		in, err := nested(1)
 		if err != nil {
@@ -205,7 +222,7 @@ func newLayout(s string) (layout, error) {
 		if n, err := splitType(in); err == nil && n.name == "Nullable" && len(n.args) == 1 {
 			in = n.args[0] // the dictionary's first entry stands for NULL
 		}
-		dict, err := newLayout(in)
+		dict, err := layoutWithin(in, levels)
 		if err != nil {
 			return nil, err
 		}
@@ -214,7 +231,7 @@ func newLayout(s string) (layout, error) {
 		in := make(tuple, len(t.args))
 		for i, a := range t.args {
 			_, typ := elementType(a)
-			if in[i], err = newLayout(typ); err != nil {
+			if in[i], err = layoutWithin(typ, levels); err != nil {
 				return nil, err
 			}
 		}
@@ -226,7 +243,7 @@ func newLayout(s string) (layout, error) {
 		if len(t.args) < 2 {
 			return nil, fmt.Errorf("column type %q: want 2 arguments", s)
 		}
-		return newLayout(t.args[1])
+		return layoutWithin(t.args[1], levels)
 	case "Variant":
 		types := slices.Clone(t.args)
 		slices.Sort(types) // the engine's order, whatever the client wrote
@@ -236,7 +253,7 @@ func newLayout(s string) (layout, error) {
 	case "Dynamic":
 		return &dynamic{}, nil
 	case "JSON":
-		return newJSONLayout(t.args)
+		return newJSONLayout(t.args, levels)
 	}
 	return nil, fmt.Errorf("column type %q cannot pass through this server", s)
 }
