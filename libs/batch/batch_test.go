@@ -25,9 +25,32 @@ func example() *eventv1.EventBatch {
 	}
 }
 
+func joinExample() *eventv1.EventBatch {
+	b := example()
+	b.Format, b.Source, b.Progress = FormatJoin, "orders", &eventv1.Progress{MaxEventMs: new(int64), IdleSinceMs: 1790000000001, Partitions: 12}
+	b.JoinKeys, b.EventTimes = bytes.Repeat([]byte{4}, 48), bytes.Repeat([]byte{5}, 24)
+	return b
+}
+
+// joinedExample is what the join puts out: no offsets of its own.
+func joinedExample() *eventv1.EventBatch {
+	b := example()
+	b.Format, b.Kafka, b.Offsets, b.Keys, b.Times, b.Versions = FormatJoin, nil, nil, nil, nil, nil
+	b.Tally.Matched, b.Tally.Unmatched, b.Tally.Late, b.Tally.Dropped = 5, 6, 7, 8
+	for row := range int64(3) {
+		b.Origins = AppendOrigin(b.Origins, Origin{LeftPartition: 3, LeftOffset: 1<<40 + row*5, RightPartition: NoRight, RightOffset: -1, EventMS: -row})
+	}
+	return b
+}
+
 // The hand-written codec and the generated one must read each other.
 func TestCodecAgreesWithProtobuf(t *testing.T) {
-	want := example()
+	t.Run("without a join", func(t *testing.T) { agrees(t, example()) })
+	t.Run("with a join", func(t *testing.T) { agrees(t, joinExample()) })
+	t.Run("joined", func(t *testing.T) { agrees(t, joinedExample()) })
+}
+
+func agrees(t *testing.T, want *eventv1.EventBatch) {
 	data, err := proto.Marshal(want)
 	require.NoError(t, err)
 	var v View
@@ -39,6 +62,41 @@ func TestCodecAgreesWithProtobuf(t *testing.T) {
 	if diff := cmp.Diff(want, &got, protocmp.Transform()); diff != "" {
 		t.Fatal(diff)
 	}
+}
+
+func TestJoinFields(t *testing.T) {
+	data, err := proto.Marshal(joinExample())
+	require.NoError(t, err)
+	var v View
+	require.NoError(t, v.Parse(data))
+	require.Equal(t, "orders", string(v.Source))
+	require.Equal(t, Progress{HasMax: true, IdleSinceMS: 1790000000001, Partitions: 12}, v.Progress, "the event time 0 is one")
+	require.Equal(t, [2]uint64{0x0404040404040404, 0x0404040404040404}, v.JoinKey(2))
+	require.Equal(t, int64(0x0505050505050505), v.EventTime(2))
+
+	data, err = proto.Marshal(joinedExample())
+	require.NoError(t, err)
+	require.NoError(t, v.Parse(data))
+	want := Origin{LeftPartition: 3, LeftOffset: 1<<40 + 10, RightPartition: NoRight, RightOffset: -1, EventMS: -2}
+	require.Equal(t, want, v.Origin(2))
+	require.Equal(t, want.LeftOffset, v.Offset(2))
+	require.Equal(t, uint64(8), TallyOf(v.Tally.Proto()).Dropped)
+}
+
+// The format is what the content demands, whatever was said before.
+func TestFormatFollowsContent(t *testing.T) {
+	data, err := proto.Marshal(joinExample())
+	require.NoError(t, err)
+	var v View
+	require.NoError(t, v.Parse(data))
+	v.Source, v.JoinKeys, v.EventTimes, v.Progress = nil, nil, nil, Progress{}
+	plain, err := proto.Marshal(example())
+	require.NoError(t, err)
+	require.Equal(t, plain, v.Append(nil))
+	v.Source = []byte("users")
+	var again View
+	require.NoError(t, again.Parse(v.Append(nil)))
+	require.Equal(t, uint32(FormatJoin), again.Format)
 }
 
 // A batch of a newer minor writer passes through an older middle stage unharmed.
@@ -53,17 +111,22 @@ func TestUnknownFieldsPassThrough(t *testing.T) {
 
 func TestParseRefusesInconsistentBatches(t *testing.T) {
 	for name, harm := range map[string]func(*eventv1.EventBatch){
-		"format 0":         func(b *eventv1.EventBatch) { b.Format = 0 },
-		"newer format":     func(b *eventv1.EventBatch) { b.Format = Format + 1 },
-		"short keys":       func(b *eventv1.EventBatch) { b.Keys = b.Keys[:47] },
-		"short times":      func(b *eventv1.EventBatch) { b.Times = b.Times[:8] },
-		"no offsets":       func(b *eventv1.EventBatch) { b.Offsets = nil },
-		"short versions":   func(b *eventv1.EventBatch) { b.Versions = b.Versions[:1] },
-		"long selection":   func(b *eventv1.EventBatch) { b.Selection = []byte{1, 1} },
-		"bits beyond rows": func(b *eventv1.EventBatch) { b.Selection = []byte{0b1001} },
-		"wrong selected":   func(b *eventv1.EventBatch) { b.Selected = 3 },
-		"too many rows":    func(b *eventv1.EventBatch) { b.Rows = 1 << 30 },
-		"huge columns":     func(b *eventv1.EventBatch) { b.ColumnsSize = 1<<31 + 5 },
+		"format 0":                    func(b *eventv1.EventBatch) { b.Format = 0 },
+		"newer format":                func(b *eventv1.EventBatch) { b.Format = FormatJoin + 1 },
+		"short keys":                  func(b *eventv1.EventBatch) { b.Keys = b.Keys[:47] },
+		"short times":                 func(b *eventv1.EventBatch) { b.Times = b.Times[:8] },
+		"no offsets":                  func(b *eventv1.EventBatch) { b.Offsets = nil },
+		"short versions":              func(b *eventv1.EventBatch) { b.Versions = b.Versions[:1] },
+		"long selection":              func(b *eventv1.EventBatch) { b.Selection = []byte{1, 1} },
+		"bits beyond rows":            func(b *eventv1.EventBatch) { b.Selection = []byte{0b1001} },
+		"wrong selected":              func(b *eventv1.EventBatch) { b.Selected = 3 },
+		"join in format 1":            func(b *eventv1.EventBatch) { b.Source = "orders" },
+		"neither offsets nor origins": func(b *eventv1.EventBatch) { b.Format, b.Offsets, b.Source = FormatJoin, nil, "orders" },
+		"short join keys":             func(b *eventv1.EventBatch) { b.Format, b.JoinKeys = FormatJoin, []byte{1} },
+		"short event times":           func(b *eventv1.EventBatch) { b.Format, b.EventTimes = FormatJoin, []byte{1} },
+		"short origins":               func(b *eventv1.EventBatch) { b.Format, b.Offsets, b.Origins = FormatJoin, nil, []byte{1} },
+		"too many rows":               func(b *eventv1.EventBatch) { b.Rows = 1 << 30 },
+		"huge columns":                func(b *eventv1.EventBatch) { b.ColumnsSize = 1<<31 + 5 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := example()
@@ -123,10 +186,31 @@ func TestBuilder(t *testing.T) {
 	require.Equal(t, uint64(4), binary.LittleEndian.Uint64(back.Keys[24:]))
 }
 
+func TestBuilderOfJoin(t *testing.T) {
+	var b Builder
+	for range 2 { // also when used anew
+		b.Reset()
+		b.Add(Row{Offset: 7, JoinKey: [2]uint64{1, 2}, EventMS: -3}, Fields{Join: true})
+		b.Add(Row{Offset: 8, JoinKey: [2]uint64{3, 4}, EventMS: 5}, Fields{Join: true})
+	}
+	var v, back View
+	b.View(&v, func(dst []byte) []byte { return dst })
+	require.NoError(t, back.Parse(v.Append(nil)))
+	require.Equal(t, uint32(FormatJoin), back.Format)
+	require.Equal(t, [2]uint64{3, 4}, back.JoinKey(1))
+	require.Equal(t, int64(-3), back.EventTime(0))
+	require.Empty(t, back.Keys)
+}
+
 func FuzzParse(f *testing.F) {
 	data, err := proto.Marshal(example())
 	require.NoError(f, err)
 	f.Add(data)
+	for _, b := range []*eventv1.EventBatch{joinExample(), joinedExample()} {
+		data, err := proto.Marshal(b)
+		require.NoError(f, err)
+		f.Add(data)
+	}
 	f.Add([]byte{})
 	f.Add([]byte{0x2a, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -137,6 +221,15 @@ func FuzzParse(f *testing.F) {
 		for row := range v.Rows {
 			v.Selects(row)
 			v.Offset(row)
+			if len(v.JoinKeys) > 0 {
+				v.JoinKey(row)
+			}
+			if len(v.EventTimes) > 0 {
+				v.EventTime(row)
+			}
+			if len(v.Origins) > 0 {
+				v.Origin(row)
+			}
 		}
 		if raw, err := v.RawColumns(nil); err == nil {
 			require.Len(t, raw, v.ColumnsSize)

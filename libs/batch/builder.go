@@ -15,6 +15,8 @@ type Builder struct {
 	times       []byte
 	offsets     []byte
 	versions    []byte
+	joinKeys    []byte
+	eventTimes  []byte
 	raw         []byte
 	compressed  []byte
 }
@@ -25,11 +27,14 @@ type Row struct {
 	Key     [2]uint64 // low word first
 	TimeMS  int64
 	Version uint64
+	JoinKey [2]uint64 // low word first; zero = none
+	EventMS int64
 }
 
 // Fields says which of the per-row fields a batch carries.
 type Fields struct {
 	Keys, Versions bool
+	Join           bool // join keys and event times
 }
 
 // Fits tells whether a row of that offset can still join the batch: offsets are kept relative to
@@ -46,6 +51,11 @@ func (b *Builder) Add(row Row, fields Fields) {
 	b.rows++
 	b.lastOffset = row.Offset
 	b.offsets = binary.LittleEndian.AppendUint32(b.offsets, uint32(row.Offset-b.firstOffset))
+	if fields.Join {
+		b.joinKeys = binary.LittleEndian.AppendUint64(b.joinKeys, row.JoinKey[0])
+		b.joinKeys = binary.LittleEndian.AppendUint64(b.joinKeys, row.JoinKey[1])
+		b.eventTimes = binary.LittleEndian.AppendUint64(b.eventTimes, uint64(row.EventMS))
+	}
 	if !fields.Keys {
 		return
 	}
@@ -74,6 +84,7 @@ func (b *Builder) FirstOffset() int64 { return b.firstOffset }
 func (b *Builder) Reset() {
 	b.rows = 0
 	b.keys, b.times, b.offsets, b.versions = b.keys[:0], b.times[:0], b.offsets[:0], b.versions[:0]
+	b.joinKeys, b.eventTimes = b.joinKeys[:0], b.eventTimes[:0]
 }
 
 // View fills v with the rows and their columns; appendColumns appends all columns, each by
@@ -83,6 +94,7 @@ func (b *Builder) View(v *View, appendColumns func([]byte) []byte) {
 	v.Rows, v.Selected = b.rows, b.rows
 	v.FirstOffset, v.LastOffset = b.firstOffset, b.lastOffset
 	v.Keys, v.Times, v.Offsets, v.Versions, v.Selection = b.keys, b.times, b.offsets, b.versions, nil
+	v.JoinKeys, v.EventTimes = b.joinKeys, b.eventTimes
 	b.raw = appendColumns(b.raw[:0])
 	b.compressed = v.SetColumns(b.raw, b.compressed)
 }

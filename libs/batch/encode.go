@@ -12,9 +12,14 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 )
 
-// Append appends the batch as a message to dst. The columns are copied as they are.
+// Append appends the batch as a message to dst. The columns are copied as they are. The format is the oldest that can say it.
 func (v *View) Append(dst []byte) []byte {
-	dst = appendVarint(dst, 1, uint64(v.Format))
+	joins := v.joins()
+	if joins {
+		dst = appendVarint(dst, 1, FormatJoin)
+	} else {
+		dst = appendVarint(dst, 1, Format)
+	}
 	dst = appendVarint(dst, 2, v.SchemaRevision)
 	dst = appendNested(dst, 3, func(b []byte) []byte {
 		b = appendBytes(b, 1, v.Topic)
@@ -36,20 +41,24 @@ func (v *View) Append(dst []byte) []byte {
 	dst = appendVarint(dst, 14, uint64(v.ArrivalMS))
 	dst = appendVarint(dst, 15, v.InputSequence)
 	dst = appendNested(dst, 16, func(b []byte) []byte {
-		b = appendVarint(b, 1, v.Tally.Records)
-		b = appendVarint(b, 2, v.Tally.Tombstones)
-		b = appendVarint(b, 3, v.Tally.DeadLetters)
-		b = appendVarint(b, 4, v.Tally.Duplicates)
-		return appendVarint(b, 5, v.Tally.Rows)
+		v.Tally.each(func(number protowire.Number, count *uint64) { b = appendVarint(b, number, *count) })
+		return b
 	})
 	dst = appendBytes(dst, 17, v.Traceparent)
+	if joins {
+		dst = appendBytes(dst, 18, v.Source)
+		dst = appendBytes(dst, 19, v.JoinKeys)
+		dst = appendBytes(dst, 20, v.EventTimes)
+		dst = appendNested(dst, 21, v.Progress.append)
+		dst = appendBytes(dst, 22, v.Origins)
+	}
 	return append(dst, v.unknown...)
 }
 
 // Size is about how many bytes Append needs.
 func (v *View) Size() int {
 	return 256 + len(v.Topic) + len(v.Keys) + len(v.Times) + len(v.Offsets) + len(v.Versions) +
-		len(v.Selection) + len(v.Columns) + len(v.unknown)
+		len(v.Selection) + len(v.Columns) + len(v.unknown) + len(v.Source) + len(v.JoinKeys) + len(v.EventTimes) + len(v.Origins)
 }
 
 func appendVarint(b []byte, number protowire.Number, x uint64) []byte {

@@ -9,22 +9,26 @@ package batch
 import (
 	"errors"
 	"fmt"
-	"math/bits"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	eventv1 "sluice/gen/sluice/event/v1"
 )
 
-// Format is the version of the layout that this package writes, and the newest that it reads.
-const Format = 1
+// The versions of the layout. A batch is written as FormatJoin if, and only if, it uses what only pipelines with a join have,
+// so that nothing changes for the others. No newer one is read.
+const (
+	Format     = 1
+	FormatJoin = 2
+)
 
 const (
-	// KeyBytes, TimeBytes, OffsetBytes and VersionBytes are the sizes of one row's entry.
+	// KeyBytes, TimeBytes, OffsetBytes, VersionBytes and OriginBytes are the sizes of one row's entry.
 	KeyBytes     = 16
 	TimeBytes    = 8
 	OffsetBytes  = 4
 	VersionBytes = 8
+	OriginBytes  = 32
 	// maxRows and maxColumnsSize bound what a hostile message can make a reader allocate.
 	maxRows        = 16 << 20
 	maxColumnsSize = 1 << 30
@@ -45,7 +49,7 @@ type View struct {
 	Rows           int
 	Keys           []byte // rows × KeyBytes, or empty
 	Times          []byte // rows × TimeBytes, or empty
-	Offsets        []byte // rows × OffsetBytes
+	Offsets        []byte // rows × OffsetBytes; may be empty where there are Origins
 	Versions       []byte // rows × VersionBytes, or empty
 	Selection      []byte // bitmap, lowest bit first; empty = all
 	Selected       int
@@ -56,22 +60,12 @@ type View struct {
 	InputSequence  uint64
 	Tally          Tally
 	Traceparent    []byte
+	Source         []byte // with a join: name of the source; empty in what the join puts out
+	JoinKeys       []byte // rows × KeyBytes, or empty
+	EventTimes     []byte // rows × TimeBytes, or empty
+	Progress       Progress
+	Origins        []byte // rows × OriginBytes, or empty
 	unknown        []byte // fields of a newer writer, passed on as they are
-}
-
-// Tally is event.v1.Tally without its pointers.
-type Tally struct {
-	Records, Tombstones, DeadLetters, Duplicates, Rows uint64
-}
-
-// Proto returns the tally as its message.
-func (t Tally) Proto() *eventv1.Tally {
-	return &eventv1.Tally{Records: t.Records, Tombstones: t.Tombstones, DeadLetters: t.DeadLetters, Duplicates: t.Duplicates, Rows: t.Rows}
-}
-
-// TallyOf is the reverse of Proto; a nil message is the zero tally.
-func TallyOf(m *eventv1.Tally) Tally {
-	return Tally{Records: m.GetRecords(), Tombstones: m.GetTombstones(), DeadLetters: m.GetDeadLetters(), Duplicates: m.GetDuplicates(), Rows: m.GetRows()}
 }
 
 // Parse reads a message into v, whose earlier content is lost. v is valid as long as data is.
@@ -158,6 +152,16 @@ func (v *View) setBytes(number protowire.Number, b []byte) (bool, error) {
 		return true, v.setTally(b)
 	case 17:
 		v.Traceparent = b
+	case 18:
+		v.Source = b
+	case 19:
+		v.JoinKeys = b
+	case 20:
+		v.EventTimes = b
+	case 21:
+		return true, v.setProgress(b)
+	case 22:
+		v.Origins = b
 	default:
 		return false, nil
 	}
@@ -177,23 +181,6 @@ func (v *View) setKafka(b []byte) error {
 			v.FirstOffset = int64(x)
 		case 5:
 			v.LastOffset = int64(x)
-		}
-	})
-}
-
-func (v *View) setTally(b []byte) error {
-	return eachField(b, func(number protowire.Number, x uint64, _ []byte) {
-		switch number {
-		case 1:
-			v.Tally.Records = x
-		case 2:
-			v.Tally.Tombstones = x
-		case 3:
-			v.Tally.DeadLetters = x
-		case 4:
-			v.Tally.Duplicates = x
-		case 5:
-			v.Tally.Rows = x
 		}
 	})
 }
@@ -226,57 +213,4 @@ func eachField(b []byte, set func(number protowire.Number, x uint64, raw []byte)
 		b = b[size:]
 	}
 	return nil
-}
-
-// check makes sure that every per-row field has the length that the number of rows demands.
-func (v *View) check() error {
-	if v.Format == 0 || v.Format > Format {
-		return fmt.Errorf("%w: %d; this version reads up to %d", ErrFormat, v.Format, Format)
-	}
-	if v.Rows > maxRows || v.ColumnsSize > maxColumnsSize {
-		return fmt.Errorf("parse batch: %d rows, %d bytes of columns: more than a batch may have", v.Rows, v.ColumnsSize)
-	}
-	for _, field := range []struct {
-		name  string
-		have  int
-		each  int
-		empty bool
-	}{
-		{"keys", len(v.Keys), KeyBytes, true},
-		{"times", len(v.Times), TimeBytes, true},
-		{"offsets", len(v.Offsets), OffsetBytes, false},
-		{"versions", len(v.Versions), VersionBytes, true},
-	} {
-		if field.have != v.Rows*field.each && (!field.empty || field.have != 0) {
-			return fmt.Errorf("parse batch: %s has %d bytes for %d rows", field.name, field.have, v.Rows)
-		}
-	}
-	selected := v.Rows
-	if len(v.Selection) != 0 {
-		if len(v.Selection) != (v.Rows+7)/8 {
-			return fmt.Errorf("parse batch: selection has %d bytes for %d rows", len(v.Selection), v.Rows)
-		}
-		if tail := v.Rows % 8; tail != 0 && v.Selection[len(v.Selection)-1]>>tail != 0 {
-			return errors.New("parse batch: selection has bits beyond the last row")
-		}
-		selected = 0
-		for _, b := range v.Selection {
-			selected += bits.OnesCount8(b)
-		}
-	}
-	if selected != v.Selected {
-		return fmt.Errorf("parse batch: selection keeps %d rows, not %d as said", selected, v.Selected)
-	}
-	return nil
-}
-
-// Selects tells whether a row is still in.
-func (v *View) Selects(row int) bool {
-	return len(v.Selection) == 0 || v.Selection[row/8]>>(row%8)&1 == 1
-}
-
-// Offset is the Kafka offset of a row.
-func (v *View) Offset(row int) int64 {
-	b := v.Offsets[row*OffsetBytes:]
-	return v.FirstOffset + int64(uint32(b[0])|uint32(b[1])<<8|uint32(b[2])<<16|uint32(b[3])<<24)
 }
