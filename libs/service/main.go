@@ -69,6 +69,7 @@ Exit codes: 0 stopped by a signal in good order; 1 failed, or not stopped within
 	if def.Flags != nil {
 		def.Flags(cmd.Flags())
 	}
+	cmd.AddCommand(healthcheckCommand(def))
 	err := cmd.ExecuteContext(ctx)
 	var usage usageError
 	switch {
