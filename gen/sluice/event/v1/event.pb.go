@@ -388,8 +388,11 @@ type KafkaRange struct {
 	TopicId   []byte `protobuf:"bytes,2,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
 	Partition int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
 	// First and last offset whose records are in the batch. Offsets between them may be missing.
-	FirstOffset   int64 `protobuf:"varint,4,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
-	LastOffset    int64 `protobuf:"varint,5,opt,name=last_offset,json=lastOffset,proto3" json:"last_offset,omitempty"`
+	FirstOffset int64 `protobuf:"varint,4,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
+	LastOffset  int64 `protobuf:"varint,5,opt,name=last_offset,json=lastOffset,proto3" json:"last_offset,omitempty"`
+	// How often Kafka had lost the end of the partition when the records were read (IngestPosition.rewinds): their offsets had
+	// been given to others before.
+	Rewinds       uint32 `protobuf:"varint,6,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +458,13 @@ func (x *KafkaRange) GetFirstOffset() int64 {
 func (x *KafkaRange) GetLastOffset() int64 {
 	if x != nil {
 		return x.LastOffset
+	}
+	return 0
+}
+
+func (x *KafkaRange) GetRewinds() uint32 {
+	if x != nil {
+		return x.Rewinds
 	}
 	return 0
 }
@@ -979,7 +989,18 @@ type Manifest struct {
 	// Some messages of the upstream log that were taken, oldest first: where to go on after that log has lost its tail.
 	Marks []*Mark `protobuf:"bytes,13,rep,name=marks,proto3" json:"marks,omitempty"`
 	// The stage's own state that is not in segments; its layout is the stage's.
-	Core          []byte `protobuf:"bytes,14,opt,name=core,proto3" json:"core,omitempty"`
+	Core []byte `protobuf:"bytes,14,opt,name=core,proto3" json:"core,omitempty"`
+	// How often the upstream log has lost its tail, so that the lane had to begin with other sequences. Positions in the stage's own log
+	// carry it.
+	Epoch  uint32   `protobuf:"varint,15,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Healed *Healing `protobuf:"bytes,16,opt,name=healed,proto3" json:"healed,omitempty"`
+	// The last message in the stage's own log, of any of the lane's, when this was written.
+	Output *Mark `protobuf:"bytes,17,opt,name=output,proto3" json:"output,omitempty"`
+	// Earlier checkpoints, oldest first, kept until the next stage has what was put out up to them: where to go on from when the
+	// stage's own log has lost its tail.
+	Earlier []*Earlier `protobuf:"bytes,18,rep,name=earlier,proto3" json:"earlier,omitempty"`
+	// By part of the state, where parts differ: entries with an older time are forgotten. Else horizon_ms.
+	HorizonsMs    map[string]int64 `protobuf:"bytes,19,rep,name=horizons_ms,json=horizonsMs,proto3" json:"horizons_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1112,6 +1133,289 @@ func (x *Manifest) GetCore() []byte {
 	return nil
 }
 
+func (x *Manifest) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Manifest) GetHealed() *Healing {
+	if x != nil {
+		return x.Healed
+	}
+	return nil
+}
+
+func (x *Manifest) GetOutput() *Mark {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *Manifest) GetEarlier() []*Earlier {
+	if x != nil {
+		return x.Earlier
+	}
+	return nil
+}
+
+func (x *Manifest) GetHorizonsMs() map[string]int64 {
+	if x != nil {
+		return x.HorizonsMs
+	}
+	return nil
+}
+
+// Earlier names a checkpoint that another has replaced.
+type Earlier struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where its manifest is, and its size.
+	Key             string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Bytes           uint32 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	CoveredSequence uint64 `protobuf:"varint,3,opt,name=covered_sequence,json=coveredSequence,proto3" json:"covered_sequence,omitempty"`
+	Output          *Mark  `protobuf:"bytes,4,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Earlier) Reset() {
+	*x = Earlier{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Earlier) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Earlier) ProtoMessage() {}
+
+func (x *Earlier) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Earlier.ProtoReflect.Descriptor instead.
+func (*Earlier) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Earlier) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Earlier) GetBytes() uint32 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Earlier) GetCoveredSequence() uint64 {
+	if x != nil {
+		return x.CoveredSequence
+	}
+	return 0
+}
+
+func (x *Earlier) GetOutput() *Mark {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+// Healing is what has been done about logs that have lost their tail, since the pipeline was created.
+type Healing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows that were dropped since they had been taken before.
+	Rows uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	// What was found last, in words, and when (milliseconds since 1970).
+	What          string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	Ms            int64  `protobuf:"varint,3,opt,name=ms,proto3" json:"ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Healing) Reset() {
+	*x = Healing{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Healing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Healing) ProtoMessage() {}
+
+func (x *Healing) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Healing.ProtoReflect.Descriptor instead.
+func (*Healing) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Healing) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Healing) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Healing) GetMs() int64 {
+	if x != nil {
+		return x.Ms
+	}
+	return 0
+}
+
+// DedupState is the state of dedup in a pipeline with a join that is not in segments (Manifest.core).
+type DedupState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By source.
+	Sets          map[string]*DedupSet `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DedupState) Reset() {
+	*x = DedupState{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DedupState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DedupState) ProtoMessage() {}
+
+func (x *DedupState) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DedupState.ProtoReflect.Descriptor instead.
+func (*DedupState) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DedupState) GetSets() map[string]*DedupSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+type DedupSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Manifest.
+	HorizonMs     int64            `protobuf:"varint,1,opt,name=horizon_ms,json=horizonMs,proto3" json:"horizon_ms,omitempty"`
+	WindowMs      int64            `protobuf:"varint,2,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	MaxTimeMs     map[string]int64 `protobuf:"bytes,3,rep,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	ArrivalMs     map[string]int64 `protobuf:"bytes,4,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DedupSet) Reset() {
+	*x = DedupSet{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DedupSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DedupSet) ProtoMessage() {}
+
+func (x *DedupSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DedupSet.ProtoReflect.Descriptor instead.
+func (*DedupSet) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DedupSet) GetHorizonMs() int64 {
+	if x != nil {
+		return x.HorizonMs
+	}
+	return 0
+}
+
+func (x *DedupSet) GetWindowMs() int64 {
+	if x != nil {
+		return x.WindowMs
+	}
+	return 0
+}
+
+func (x *DedupSet) GetMaxTimeMs() map[string]int64 {
+	if x != nil {
+		return x.MaxTimeMs
+	}
+	return nil
+}
+
+func (x *DedupSet) GetArrivalMs() map[string]int64 {
+	if x != nil {
+		return x.ArrivalMs
+	}
+	return nil
+}
+
 // Taken is how far a lane has come with the records of one Kafka partition. Offsets rise within a partition and lane, so
 // that a row below next_offset was taken before, whatever number its message has now.
 type Taken struct {
@@ -1125,7 +1429,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1441,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1454,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -1186,7 +1490,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1502,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1515,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -1244,7 +1548,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1560,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1573,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Segment) GetKey() string {
@@ -1333,14 +1637,15 @@ type SinkPosition struct {
 	Taken map[string]*Taken `protobuf:"bytes,8,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Marks []*Mark           `protobuf:"bytes,9,rep,name=marks,proto3" json:"marks,omitempty"`
 	// What the lane has written to the table, up to covered_sequence.
-	Ledger        *Ledger `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Ledger        *Ledger  `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Healed        *Healing `protobuf:"bytes,11,opt,name=healed,proto3" json:"healed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1657,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1670,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -1438,6 +1743,13 @@ func (x *SinkPosition) GetLedger() *Ledger {
 	return nil
 }
 
+func (x *SinkPosition) GetHealed() *Healing {
+	if x != nil {
+		return x.Healed
+	}
+	return nil
+}
+
 // Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
 // independent of order, and ledgers add up.
 type Ledger struct {
@@ -1455,7 +1767,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1779,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1792,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -1520,7 +1832,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1844,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1857,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -1604,7 +1916,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1928,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1941,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -1727,7 +2039,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
 	"partitionsB\x0f\n" +
-	"\r_max_event_ms\"\x9f\x01\n" +
+	"\r_max_event_ms\"\xb9\x01\n" +
 	"\n" +
 	"KafkaRange\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
@@ -1735,7 +2047,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12!\n" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vlast_offset\x18\x05 \x01(\x03R\n" +
-	"lastOffset\"\xfe\x01\n" +
+	"lastOffset\x12\x18\n" +
+	"\arewinds\x18\x06 \x01(\rR\arewinds\"\xfe\x01\n" +
 	"\x05Tally\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1e\n" +
 	"\n" +
@@ -1788,7 +2101,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xb0\x06\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xe6\b\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -1806,7 +2119,13 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\asession\x18\v \x01(\tR\asession\x12:\n" +
 	"\x05taken\x18\f \x03(\v2$.sluice.event.v1.Manifest.TakenEntryR\x05taken\x12+\n" +
 	"\x05marks\x18\r \x03(\v2\x15.sluice.event.v1.MarkR\x05marks\x12\x12\n" +
-	"\x04core\x18\x0e \x01(\fR\x04core\x1a<\n" +
+	"\x04core\x18\x0e \x01(\fR\x04core\x12\x14\n" +
+	"\x05epoch\x18\x0f \x01(\rR\x05epoch\x120\n" +
+	"\x06healed\x18\x10 \x01(\v2\x18.sluice.event.v1.HealingR\x06healed\x12-\n" +
+	"\x06output\x18\x11 \x01(\v2\x15.sluice.event.v1.MarkR\x06output\x122\n" +
+	"\aearlier\x18\x12 \x03(\v2\x18.sluice.event.v1.EarlierR\aearlier\x12J\n" +
+	"\vhorizons_ms\x18\x13 \x03(\v2).sluice.event.v1.Manifest.HorizonsMsEntryR\n" +
+	"horizonsMs\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -1816,7 +2135,38 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"]\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a=\n" +
+	"\x0fHorizonsMsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8b\x01\n" +
+	"\aEarlier\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\rR\x05bytes\x12)\n" +
+	"\x10covered_sequence\x18\x03 \x01(\x04R\x0fcoveredSequence\x12-\n" +
+	"\x06output\x18\x04 \x01(\v2\x15.sluice.event.v1.MarkR\x06output\"A\n" +
+	"\aHealing\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\x12\x0e\n" +
+	"\x02ms\x18\x03 \x01(\x03R\x02ms\"\x9b\x01\n" +
+	"\n" +
+	"DedupState\x129\n" +
+	"\x04sets\x18\x01 \x03(\v2%.sluice.event.v1.DedupState.SetsEntryR\x04sets\x1aR\n" +
+	"\tSetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\xd5\x02\n" +
+	"\bDedupSet\x12\x1d\n" +
+	"\n" +
+	"horizon_ms\x18\x01 \x01(\x03R\thorizonMs\x12\x1b\n" +
+	"\twindow_ms\x18\x02 \x01(\x03R\bwindowMs\x12H\n" +
+	"\vmax_time_ms\x18\x03 \x03(\v2(.sluice.event.v1.DedupSet.MaxTimeMsEntryR\tmaxTimeMs\x12G\n" +
+	"\n" +
+	"arrival_ms\x18\x04 \x03(\v2(.sluice.event.v1.DedupSet.ArrivalMsEntryR\tarrivalMs\x1a<\n" +
+	"\x0eMaxTimeMsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
+	"\x0eArrivalMsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"]\n" +
 	"\x05Taken\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x18\n" +
 	"\arewinds\x18\x02 \x01(\rR\arewinds\x12\x1f\n" +
@@ -1831,7 +2181,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\x80\x04\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\xb2\x04\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -1843,7 +2193,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05taken\x18\b \x03(\v2(.sluice.event.v1.SinkPosition.TakenEntryR\x05taken\x12+\n" +
 	"\x05marks\x18\t \x03(\v2\x15.sluice.event.v1.MarkR\x05marks\x12/\n" +
 	"\x06ledger\x18\n" +
-	" \x01(\v2\x17.sluice.event.v1.LedgerR\x06ledger\x1aP\n" +
+	" \x01(\v2\x17.sluice.event.v1.LedgerR\x06ledger\x120\n" +
+	"\x06healed\x18\v \x01(\v2\x18.sluice.event.v1.HealingR\x06healed\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
@@ -1892,7 +2243,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -1904,18 +2255,26 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Header)(nil),          // 7: sluice.event.v1.Header
 	(*DeadLetterBatch)(nil), // 8: sluice.event.v1.DeadLetterBatch
 	(*Manifest)(nil),        // 9: sluice.event.v1.Manifest
-	(*Taken)(nil),           // 10: sluice.event.v1.Taken
-	(*Mark)(nil),            // 11: sluice.event.v1.Mark
-	(*Segment)(nil),         // 12: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 13: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 14: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 15: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 16: sluice.event.v1.PendingBlock
-	nil,                     // 17: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 18: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 19: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 20: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 21: sluice.event.v1.Ledger.PartitionsEntry
+	(*Earlier)(nil),         // 10: sluice.event.v1.Earlier
+	(*Healing)(nil),         // 11: sluice.event.v1.Healing
+	(*DedupState)(nil),      // 12: sluice.event.v1.DedupState
+	(*DedupSet)(nil),        // 13: sluice.event.v1.DedupSet
+	(*Taken)(nil),           // 14: sluice.event.v1.Taken
+	(*Mark)(nil),            // 15: sluice.event.v1.Mark
+	(*Segment)(nil),         // 16: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 17: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 18: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 19: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 20: sluice.event.v1.PendingBlock
+	nil,                     // 21: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 22: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 23: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 24: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 25: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 26: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 27: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 28: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 29: sluice.event.v1.Ledger.PartitionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	3,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -1925,26 +2284,36 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 4: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	7,  // 5: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	6,  // 6: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	12, // 7: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	16, // 7: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	4,  // 8: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	17, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	18, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	19, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	11, // 12: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
-	16, // 13: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	4,  // 14: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	20, // 15: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	11, // 16: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	14, // 17: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	21, // 18: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	10, // 19: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	10, // 20: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	15, // 21: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	21, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	22, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	23, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	15, // 12: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	11, // 13: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
+	15, // 14: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	10, // 15: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
+	24, // 16: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	15, // 17: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	25, // 18: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	26, // 19: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	27, // 20: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	20, // 21: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	4,  // 22: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	28, // 23: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	15, // 24: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	18, // 25: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	11, // 26: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	29, // 27: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	14, // 28: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	13, // 29: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	14, // 30: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 31: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -1959,7 +2328,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
