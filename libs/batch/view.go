@@ -46,6 +46,7 @@ type View struct {
 	Partition      int32
 	FirstOffset    int64
 	LastOffset     int64
+	Rewinds        uint32 // how often offsets of the partition had been given out anew
 	Rows           int
 	Keys           []byte // rows × KeyBytes, or empty
 	Times          []byte // rows × TimeBytes, or empty
@@ -181,6 +182,8 @@ func (v *View) setKafka(b []byte) error {
 			v.FirstOffset = int64(x)
 		case 5:
 			v.LastOffset = int64(x)
+		case 6:
+			v.Rewinds = uint32(x)
 		}
 	})
 }

@@ -65,10 +65,13 @@ type Config struct {
 
 // Chunk is a run of state entries as the stage encodes them.
 type Chunk struct {
+	// Part of the state that the entries belong to, where a stage has several: they share no segment, and each has its horizon
+	// (Manifest.horizons_ms).
+	Part         string
 	Data         []byte
 	Entries      int
 	MinMS, MaxMS int64 // smallest and largest time of an entry, milliseconds since 1970
-	HorizonMS    int64 // horizon when the chunk was begun
+	HorizonMS    int64 // horizon of the part when the chunk was begun
 }
 
 // Lane is the checkpoint of one lane. It is not safe for concurrent use.
@@ -80,15 +83,15 @@ type Lane struct {
 
 	revision uint64            // of the manifest that we know to be ours
 	manifest *eventv1.Manifest // the last one that we wrote; owned by the lane
-	tail     tail
+	tails    map[string]tail   // by part; parts without one are missing
 	next     uint64 // number of the next segment; never goes back, also when a save fails
 	// known are the segment keys that may be in the bucket, listed by the manifest or not.
 	known map[string]bool
 }
 
-// tail is the last segment while it may still grow.
+// tail is the last segment of a part while it may still grow.
 type tail struct {
-	segment   *eventv1.Segment // as the manifest lists it; nil when there is none
+	segment   *eventv1.Segment // as the manifest lists it
 	data      []byte
 	horizonMS int64 // when it was begun
 }
@@ -108,7 +111,7 @@ func open(ctx context.Context, cfg Config, b bucket) (*Lane, *eventv1.Manifest, 
 		cfg.SegmentBytes = DefaultSegmentBytes
 	}
 	l := &Lane{
-		cfg: cfg, bucket: b, session: nuid.Next(), known: map[string]bool{},
+		cfg: cfg, bucket: b, session: nuid.Next(), known: map[string]bool{}, tails: map[string]tail{},
 		prefix: cfg.Stage + "." + strconv.Itoa(cfg.Lane) + ".",
 	}
 	if err := l.claim(ctx); err != nil {

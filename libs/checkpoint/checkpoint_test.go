@@ -142,7 +142,7 @@ func TestProgressSealsTheTail(t *testing.T) {
 	require.Len(t, lane.manifest.Segments, 5)
 	// Time goes on without entries: the tail is sealed, and then all of them expire.
 	require.NoError(t, lane.Save(t.Context(), manifest(51, 700), nil))
-	require.Nil(t, lane.tail.segment)
+	require.Empty(t, lane.tails)
 	require.Len(t, lane.manifest.Segments, 3, "the first two ended at 590 and 690")
 	require.NoError(t, lane.Save(t.Context(), manifest(52, 991), nil))
 	require.Empty(t, lane.manifest.Segments)

@@ -62,35 +62,36 @@ func (l *Lane) Restore(ctx context.Context, take func(s *eventv1.Segment, data [
 		return nil
 	})
 	g.Go(func() error {
-		var data []byte
+		last := map[string][]byte{}
+		segment := map[string]*eventv1.Segment{}
 		i := 0
 		for place := range places {
 			f := <-place
 			if f.err != nil {
 				return f.err
 			}
-			if err := take(l.manifest.Segments[i], f.data); err != nil {
-				return fmt.Errorf("restore %s: %w", l.manifest.Segments[i].Key, err)
+			s := l.manifest.Segments[i]
+			if err := take(s, f.data); err != nil {
+				return fmt.Errorf("restore %s: %w", s.Key, err)
 			}
-			data = f.data
+			last[s.GetPart()], segment[s.GetPart()] = f.data, s
 			i++
 		}
-		if ctx.Err() == nil && i > 0 {
-			l.resume(l.manifest.Segments[i-1], data)
+		if ctx.Err() == nil {
+			for part, s := range segment {
+				l.resume(s, last[part])
+			}
 		}
 		return nil
 	})
 	return g.Wait()
 }
 
-// resume lets the last segment grow on. When it was begun is not known any more: the age of its
+// resume lets the last segment of a part grow on. When it was begun is not known any more: the age of its
 // oldest entry stands for it, reckoned by what the horizon has gone through since.
 func (l *Lane) resume(s *eventv1.Segment, data []byte) {
-	horizon := min(s.MinTimeMs, l.manifest.HorizonMs)
-	if l.manifest.WindowMs > 0 {
-		horizon = min(s.MinTimeMs-l.manifest.WindowMs, l.manifest.HorizonMs)
-	}
-	l.tail = tail{segment: s, data: data, horizonMS: horizon}
+	horizon := min(s.MinTimeMs-l.manifest.WindowMs, horizonOf(l.manifest, s.GetPart()))
+	l.tails[s.GetPart()] = tail{segment: s, data: data, horizonMS: horizon}
 }
 
 func (l *Lane) fetch(ctx context.Context, s *eventv1.Segment) ([]byte, error) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -24,7 +26,7 @@ const writers = 4
 // On an error other than ErrConflict call Save again with the same arguments, or with a later
 // manifest and those chunks before newer ones: nothing has been taken from them.
 //
-// The entries since the last sealed segment are the tail. It is written anew with each save, under a
+// The entries since the last sealed segment of a part are its tail. It is written anew with each save, under a
 // new key, so that frequent saves do not make many small segments.
 func (l *Lane) Save(ctx context.Context, m *eventv1.Manifest, chunks []Chunk) error {
 	p := l.plan(m, chunks)
@@ -39,7 +41,7 @@ func (l *Lane) Save(ctx context.Context, m *eventv1.Manifest, chunks []Chunk) er
 	if err := l.commit(ctx, next); err != nil {
 		return err
 	}
-	l.tail = p.tail
+	l.tails = p.tails
 	l.removeUnlisted(ctx)
 	return nil
 }
@@ -48,7 +50,7 @@ func (l *Lane) Save(ctx context.Context, m *eventv1.Manifest, chunks []Chunk) er
 type plan struct {
 	segments []*eventv1.Segment
 	writes   []write
-	tail     tail
+	tails    map[string]tail
 }
 
 type write struct {
@@ -57,18 +59,43 @@ type write struct {
 }
 
 func (l *Lane) plan(m *eventv1.Manifest, chunks []Chunk) plan {
-	var p plan
-	t := l.tail
-	for _, s := range l.manifest.Segments {
-		if s.MaxTimeMs < m.HorizonMs || t.segment != nil && s.Key == t.segment.Key {
-			continue
-		}
-		p.segments = append(p.segments, s)
+	p := plan{tails: make(map[string]tail, len(l.tails))}
+	growing := make(map[string]bool, len(l.tails))
+	byPart := make(map[string][]Chunk, len(l.tails))
+	for part, t := range l.tails {
+		growing[t.segment.Key] = true
+		byPart[part] = nil
 	}
+	for _, s := range l.manifest.Segments {
+		if s.MaxTimeMs >= horizonOf(m, s.GetPart()) && !growing[s.Key] {
+			p.segments = append(p.segments, s)
+		}
+	}
+	for _, c := range chunks {
+		if c.Entries > 0 {
+			byPart[c.Part] = append(byPart[c.Part], c)
+		}
+	}
+	for _, part := range slices.Sorted(maps.Keys(byPart)) {
+		l.planPart(&p, part, horizonOf(m, part), byPart[part])
+	}
+	return p
+}
+
+func horizonOf(m *eventv1.Manifest, part string) int64 {
+	if horizon, ok := m.GetHorizonsMs()[part]; ok {
+		return horizon
+	}
+	return m.GetHorizonMs()
+}
+
+// planPart adds the segments of one part that are new or may still grow.
+func (l *Lane) planPart(p *plan, part string, horizonMS int64, chunks []Chunk) {
+	t := l.tails[part]
 	dirty := false
 	seal := func() {
 		switch {
-		case t.segment == nil || t.segment.MaxTimeMs < m.HorizonMs:
+		case t.segment == nil || t.segment.MaxTimeMs < horizonMS:
 		case dirty:
 			p.segments = append(p.segments, t.segment)
 			p.writes = append(p.writes, write{t.segment, t.data})
@@ -77,12 +104,9 @@ func (l *Lane) plan(m *eventv1.Manifest, chunks []Chunk) plan {
 		}
 	}
 	for _, c := range chunks {
-		if c.Entries == 0 {
-			continue
-		}
 		if t.segment == nil || len(t.data)+len(c.Data) > l.cfg.SegmentBytes || l.old(t, c.HorizonMS) {
 			seal()
-			t = tail{segment: &eventv1.Segment{MinTimeMs: c.MinMS, MaxTimeMs: c.MaxMS}, horizonMS: c.HorizonMS}
+			t = tail{segment: &eventv1.Segment{Part: part, MinTimeMs: c.MinMS, MaxTimeMs: c.MaxMS}, horizonMS: c.HorizonMS}
 		} else if !dirty {
 			// The tail of the last save belongs to that until this one is through.
 			t.segment = proto.CloneOf(t.segment)
@@ -95,17 +119,11 @@ func (l *Lane) plan(m *eventv1.Manifest, chunks []Chunk) plan {
 		s.Bytes = uint32(len(t.data))
 		s.MinTimeMs, s.MaxTimeMs = min(s.MinTimeMs, c.MinMS), max(s.MaxTimeMs, c.MaxMS)
 	}
-	if !dirty && t.segment != nil && l.old(t, m.HorizonMs) {
-		seal()
-		t = tail{}
-	} else {
-		seal()
+	seal()
+	grows := t.segment != nil && t.segment.MaxTimeMs >= horizonMS && (dirty || !l.old(t, horizonMS))
+	if grows {
+		p.tails[part] = t
 	}
-	if t.segment != nil && t.segment.MaxTimeMs < m.HorizonMs {
-		t = tail{}
-	}
-	p.tail = t
-	return p
 }
 
 func (l *Lane) old(t tail, horizonMS int64) bool {
