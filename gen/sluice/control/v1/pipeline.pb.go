@@ -592,6 +592,74 @@ func (VerifyDifference_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49, 0}
 }
 
+type TracedEvent_Outcome int32
+
+const (
+	TracedEvent_OUTCOME_UNSPECIFIED TracedEvent_Outcome = 0
+	// Not known (any more): see the steps.
+	TracedEvent_UNKNOWN TracedEvent_Outcome = 1
+	// On its way.
+	TracedEvent_PENDING     TracedEvent_Outcome = 2
+	TracedEvent_WRITTEN     TracedEvent_Outcome = 3
+	TracedEvent_DUPLICATE   TracedEvent_Outcome = 4
+	TracedEvent_DEAD_LETTER TracedEvent_Outcome = 5
+	// A null value: counted and skipped.
+	TracedEvent_TOMBSTONE TracedEvent_Outcome = 6
+	// Before the pipeline's start, or expired in Kafka before it was read.
+	TracedEvent_NOT_READ TracedEvent_Outcome = 7
+)
+
+// Enum value maps for TracedEvent_Outcome.
+var (
+	TracedEvent_Outcome_name = map[int32]string{
+		0: "OUTCOME_UNSPECIFIED",
+		1: "UNKNOWN",
+		2: "PENDING",
+		3: "WRITTEN",
+		4: "DUPLICATE",
+		5: "DEAD_LETTER",
+		6: "TOMBSTONE",
+		7: "NOT_READ",
+	}
+	TracedEvent_Outcome_value = map[string]int32{
+		"OUTCOME_UNSPECIFIED": 0,
+		"UNKNOWN":             1,
+		"PENDING":             2,
+		"WRITTEN":             3,
+		"DUPLICATE":           4,
+		"DEAD_LETTER":         5,
+		"TOMBSTONE":           6,
+		"NOT_READ":            7,
+	}
+)
+
+func (x TracedEvent_Outcome) Enum() *TracedEvent_Outcome {
+	p := new(TracedEvent_Outcome)
+	*p = x
+	return p
+}
+
+func (x TracedEvent_Outcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TracedEvent_Outcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_control_v1_pipeline_proto_enumTypes[11].Descriptor()
+}
+
+func (TracedEvent_Outcome) Type() protoreflect.EnumType {
+	return &file_sluice_control_v1_pipeline_proto_enumTypes[11]
+}
+
+func (x TracedEvent_Outcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TracedEvent_Outcome.Descriptor instead.
+func (TracedEvent_Outcome) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54, 0}
+}
+
 // Pipeline is the specification that a user writes, in YAML or JSON.
 type Pipeline struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4248,6 +4316,464 @@ func (x *VerifyDifference) GetCount() uint64 {
 	return 0
 }
 
+type TraceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of the two sources of a join.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*TraceRequest_Offset
+	//	*TraceRequest_Key
+	Event         isTraceRequest_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceRequest) Reset() {
+	*x = TraceRequest{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceRequest) ProtoMessage() {}
+
+func (x *TraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
+func (*TraceRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *TraceRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TraceRequest) GetEvent() isTraceRequest_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *TraceRequest) GetOffset() *TraceOffset {
+	if x != nil {
+		if x, ok := x.Event.(*TraceRequest_Offset); ok {
+			return x.Offset
+		}
+	}
+	return nil
+}
+
+func (x *TraceRequest) GetKey() *TraceKey {
+	if x != nil {
+		if x, ok := x.Event.(*TraceRequest_Key); ok {
+			return x.Key
+		}
+	}
+	return nil
+}
+
+type isTraceRequest_Event interface {
+	isTraceRequest_Event()
+}
+
+type TraceRequest_Offset struct {
+	Offset *TraceOffset `protobuf:"bytes,3,opt,name=offset,proto3,oneof"`
+}
+
+type TraceRequest_Key struct {
+	Key *TraceKey `protobuf:"bytes,4,opt,name=key,proto3,oneof"`
+}
+
+func (*TraceRequest_Offset) isTraceRequest_Event() {}
+
+func (*TraceRequest_Key) isTraceRequest_Event() {}
+
+type TraceOffset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Partition     int32                  `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceOffset) Reset() {
+	*x = TraceOffset{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceOffset) ProtoMessage() {}
+
+func (x *TraceOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceOffset.ProtoReflect.Descriptor instead.
+func (*TraceOffset) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *TraceOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TraceOffset) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+type TraceKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The value of each field of the dedup key, as JSON, in the key's order.
+	Values []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	// Records from when on are looked at; default the last 10 minutes.
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// At most so many events; 0 = 100.
+	Limit         uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceKey) Reset() {
+	*x = TraceKey{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceKey) ProtoMessage() {}
+
+func (x *TraceKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceKey.ProtoReflect.Descriptor instead.
+func (*TraceKey) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *TraceKey) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+func (x *TraceKey) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *TraceKey) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type TraceResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Events []*TracedEvent         `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// What could not be known and why.
+	Limits        []string `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceResponse) Reset() {
+	*x = TraceResponse{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceResponse) ProtoMessage() {}
+
+func (x *TraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
+func (*TraceResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *TraceResponse) GetEvents() []*TracedEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *TraceResponse) GetLimits() []string {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type TracedEvent struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Source    string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Topic     string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset    int64                  `protobuf:"varint,4,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Kafka's, if it still has the record.
+	Timestamp *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// 32 hexadecimal digits; empty when the event was not traced, or it is not known.
+	TraceId string              `protobuf:"bytes,6,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	Outcome TracedEvent_Outcome `protobuf:"varint,7,opt,name=outcome,proto3,enum=sluice.control.v1.TracedEvent_Outcome" json:"outcome,omitempty"`
+	// What is known of each stage, in the order of the way.
+	Steps         []*TraceStep `protobuf:"bytes,8,rep,name=steps,proto3" json:"steps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TracedEvent) Reset() {
+	*x = TracedEvent{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TracedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TracedEvent) ProtoMessage() {}
+
+func (x *TracedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
+func (*TracedEvent) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *TracedEvent) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TracedEvent) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TracedEvent) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TracedEvent) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *TracedEvent) GetTimestamp() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Timestamp
+	}
+	return nil
+}
+
+func (x *TracedEvent) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *TracedEvent) GetOutcome() TracedEvent_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return TracedEvent_OUTCOME_UNSPECIFIED
+}
+
+func (x *TracedEvent) GetSteps() []*TraceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+type TraceStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kafka, ingest, dedup, join or sink.
+	Stage string `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	// -1 when it has none or it is not known.
+	Lane int32 `protobuf:"varint,2,opt,name=lane,proto3" json:"lane,omitempty"`
+	// Message of the stage's log; of the sink, the block's range in the log that it reads. 0 when not known.
+	FirstSequence uint64                 `protobuf:"varint,3,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
+	LastSequence  uint64                 `protobuf:"varint,4,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// What happened, in words.
+	Text          string `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceStep) Reset() {
+	*x = TraceStep{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceStep) ProtoMessage() {}
+
+func (x *TraceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
+func (*TraceStep) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *TraceStep) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *TraceStep) GetLane() int32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *TraceStep) GetFirstSequence() uint64 {
+	if x != nil {
+		return x.FirstSequence
+	}
+	return 0
+}
+
+func (x *TraceStep) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *TraceStep) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *TraceStep) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_sluice_control_v1_pipeline_proto protoreflect.FileDescriptor
 
 const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
@@ -4620,7 +5146,48 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aMISSING\x10\x01\x12\t\n" +
-	"\x05EXTRA\x10\x02*P\n" +
+	"\x05EXTRA\x10\x02\"\xba\x01\n" +
+	"\fTraceRequest\x12\x17\n" +
+	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x128\n" +
+	"\x06offset\x18\x03 \x01(\v2\x1e.sluice.control.v1.TraceOffsetH\x00R\x06offset\x12/\n" +
+	"\x03key\x18\x04 \x01(\v2\x1b.sluice.control.v1.TraceKeyH\x00R\x03keyB\x0e\n" +
+	"\x05event\x12\x05\xbaH\x02\b\x01\"U\n" +
+	"\vTraceOffset\x12%\n" +
+	"\tpartition\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\tpartition\x12\x1f\n" +
+	"\x06offset\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06offset\"~\n" +
+	"\bTraceKey\x12 \n" +
+	"\x06values\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\x06values\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1e\n" +
+	"\x05limit\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x05limit\"_\n" +
+	"\rTraceResponse\x126\n" +
+	"\x06events\x18\x01 \x03(\v2\x1e.sluice.control.v1.TracedEventR\x06events\x12\x16\n" +
+	"\x06limits\x18\x02 \x03(\tR\x06limits\"\xc5\x03\n" +
+	"\vTracedEvent\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x04 \x01(\x03R\x06offset\x128\n" +
+	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x19\n" +
+	"\btrace_id\x18\x06 \x01(\tR\atraceId\x12@\n" +
+	"\aoutcome\x18\a \x01(\x0e2&.sluice.control.v1.TracedEvent.OutcomeR\aoutcome\x122\n" +
+	"\x05steps\x18\b \x03(\v2\x1c.sluice.control.v1.TraceStepR\x05steps\"\x86\x01\n" +
+	"\aOutcome\x12\x17\n" +
+	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aUNKNOWN\x10\x01\x12\v\n" +
+	"\aPENDING\x10\x02\x12\v\n" +
+	"\aWRITTEN\x10\x03\x12\r\n" +
+	"\tDUPLICATE\x10\x04\x12\x0f\n" +
+	"\vDEAD_LETTER\x10\x05\x12\r\n" +
+	"\tTOMBSTONE\x10\x06\x12\f\n" +
+	"\bNOT_READ\x10\a\"\xc5\x01\n" +
+	"\tTraceStep\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
+	"\x04lane\x18\x02 \x01(\x05R\x04lane\x12%\n" +
+	"\x0efirst_sequence\x18\x03 \x01(\x04R\rfirstSequence\x12#\n" +
+	"\rlast_sequence\x18\x04 \x01(\x04R\flastSequence\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text*P\n" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREAD_COMMITTED\x10\x01\x12\x14\n" +
@@ -4640,7 +5207,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\aRUNNING\x10\x01\x12\n" +
 	"\n" +
 	"\x06PAUSED\x10\x02\x12\f\n" +
-	"\bDELETING\x10\x032\x82\a\n" +
+	"\bDELETING\x10\x032\xce\a\n" +
 	"\x0fPipelineService\x12M\n" +
 	"\x06Create\x12 .sluice.control.v1.CreateRequest\x1a!.sluice.control.v1.CreateResponse\x12D\n" +
 	"\x03Get\x12\x1d.sluice.control.v1.GetRequest\x1a\x1e.sluice.control.v1.GetResponse\x12G\n" +
@@ -4652,7 +5219,8 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x06Status\x12 .sluice.control.v1.StatusRequest\x1a!.sluice.control.v1.StatusResponse\x12L\n" +
 	"\x05Watch\x12\x1f.sluice.control.v1.WatchRequest\x1a .sluice.control.v1.WatchResponse0\x01\x12j\n" +
 	"\x0fListDeadLetters\x12).sluice.control.v1.ListDeadLettersRequest\x1a*.sluice.control.v1.ListDeadLettersResponse0\x01\x12O\n" +
-	"\x06Verify\x12 .sluice.control.v1.VerifyRequest\x1a!.sluice.control.v1.VerifyResponse0\x01B(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
+	"\x06Verify\x12 .sluice.control.v1.VerifyRequest\x1a!.sluice.control.v1.VerifyResponse0\x01\x12J\n" +
+	"\x05Trace\x12\x1f.sluice.control.v1.TraceRequest\x1a .sluice.control.v1.TraceResponseB(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
 
 var (
 	file_sluice_control_v1_pipeline_proto_rawDescOnce sync.Once
@@ -4666,8 +5234,8 @@ func file_sluice_control_v1_pipeline_proto_rawDescGZIP() []byte {
 	return file_sluice_control_v1_pipeline_proto_rawDescData
 }
 
-var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
-var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
 var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(Isolation)(0),                  // 0: sluice.control.v1.Isolation
 	(Keep)(0),                       // 1: sluice.control.v1.Keep
@@ -4680,172 +5248,189 @@ var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(PipelineStatus_State)(0),       // 8: sluice.control.v1.PipelineStatus.State
 	(VerifyResult_Verdict)(0),       // 9: sluice.control.v1.VerifyResult.Verdict
 	(VerifyDifference_Kind)(0),      // 10: sluice.control.v1.VerifyDifference.Kind
-	(*Pipeline)(nil),                // 11: sluice.control.v1.Pipeline
-	(*Source)(nil),                  // 12: sluice.control.v1.Source
-	(*Join)(nil),                    // 13: sluice.control.v1.Join
-	(*JoinOn)(nil),                  // 14: sluice.control.v1.JoinOn
-	(*KafkaSource)(nil),             // 15: sluice.control.v1.KafkaSource
-	(*TLS)(nil),                     // 16: sluice.control.v1.TLS
-	(*Secret)(nil),                  // 17: sluice.control.v1.Secret
-	(*SASL)(nil),                    // 18: sluice.control.v1.SASL
-	(*OAuth)(nil),                   // 19: sluice.control.v1.OAuth
-	(*GSSAPI)(nil),                  // 20: sluice.control.v1.GSSAPI
-	(*Dedup)(nil),                   // 21: sluice.control.v1.Dedup
-	(*Sink)(nil),                    // 22: sluice.control.v1.Sink
-	(*ClickHouseSink)(nil),          // 23: sluice.control.v1.ClickHouseSink
-	(*Column)(nil),                  // 24: sluice.control.v1.Column
-	(*Batch)(nil),                   // 25: sluice.control.v1.Batch
-	(*PipelineRecord)(nil),          // 26: sluice.control.v1.PipelineRecord
-	(*Schema)(nil),                  // 27: sluice.control.v1.Schema
-	(*SchemaColumn)(nil),            // 28: sluice.control.v1.SchemaColumn
-	(*StartOffsets)(nil),            // 29: sluice.control.v1.StartOffsets
-	(*Guarantee)(nil),               // 30: sluice.control.v1.Guarantee
-	(*CreateRequest)(nil),           // 31: sluice.control.v1.CreateRequest
-	(*CreateResponse)(nil),          // 32: sluice.control.v1.CreateResponse
-	(*GetRequest)(nil),              // 33: sluice.control.v1.GetRequest
-	(*GetResponse)(nil),             // 34: sluice.control.v1.GetResponse
-	(*ListRequest)(nil),             // 35: sluice.control.v1.ListRequest
-	(*ListResponse)(nil),            // 36: sluice.control.v1.ListResponse
-	(*UpdateRequest)(nil),           // 37: sluice.control.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 38: sluice.control.v1.UpdateResponse
-	(*PauseRequest)(nil),            // 39: sluice.control.v1.PauseRequest
-	(*PauseResponse)(nil),           // 40: sluice.control.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 41: sluice.control.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 42: sluice.control.v1.ResumeResponse
-	(*DeleteRequest)(nil),           // 43: sluice.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 44: sluice.control.v1.DeleteResponse
-	(*StatusRequest)(nil),           // 45: sluice.control.v1.StatusRequest
-	(*StatusResponse)(nil),          // 46: sluice.control.v1.StatusResponse
-	(*WatchRequest)(nil),            // 47: sluice.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 48: sluice.control.v1.WatchResponse
-	(*ListDeadLettersRequest)(nil),  // 49: sluice.control.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 50: sluice.control.v1.ListDeadLettersResponse
-	(*PipelineStatus)(nil),          // 51: sluice.control.v1.PipelineStatus
-	(*LaneStatus)(nil),              // 52: sluice.control.v1.LaneStatus
-	(*VerifyRequest)(nil),           // 53: sluice.control.v1.VerifyRequest
-	(*VerifyResponse)(nil),          // 54: sluice.control.v1.VerifyResponse
-	(*VerifyProgress)(nil),          // 55: sluice.control.v1.VerifyProgress
-	(*VerifyResult)(nil),            // 56: sluice.control.v1.VerifyResult
-	(*VerifyPartition)(nil),         // 57: sluice.control.v1.VerifyPartition
-	(*VerifyLane)(nil),              // 58: sluice.control.v1.VerifyLane
-	(*VerifyTable)(nil),             // 59: sluice.control.v1.VerifyTable
-	(*VerifyDifference)(nil),        // 60: sluice.control.v1.VerifyDifference
-	nil,                             // 61: sluice.control.v1.Pipeline.SourcesEntry
-	nil,                             // 62: sluice.control.v1.ClickHouseSink.SettingsEntry
-	nil,                             // 63: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	nil,                             // 64: sluice.control.v1.StartOffsets.OffsetsEntry
-	nil,                             // 65: sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	nil,                             // 66: sluice.control.v1.PipelineStatus.WatermarksEntry
-	nil,                             // 67: sluice.control.v1.LaneStatus.BufferedRowsEntry
-	nil,                             // 68: sluice.control.v1.LaneStatus.WatermarksEntry
-	(*durationpb.Duration)(nil),     // 69: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 70: google.protobuf.Timestamp
+	(TracedEvent_Outcome)(0),        // 11: sluice.control.v1.TracedEvent.Outcome
+	(*Pipeline)(nil),                // 12: sluice.control.v1.Pipeline
+	(*Source)(nil),                  // 13: sluice.control.v1.Source
+	(*Join)(nil),                    // 14: sluice.control.v1.Join
+	(*JoinOn)(nil),                  // 15: sluice.control.v1.JoinOn
+	(*KafkaSource)(nil),             // 16: sluice.control.v1.KafkaSource
+	(*TLS)(nil),                     // 17: sluice.control.v1.TLS
+	(*Secret)(nil),                  // 18: sluice.control.v1.Secret
+	(*SASL)(nil),                    // 19: sluice.control.v1.SASL
+	(*OAuth)(nil),                   // 20: sluice.control.v1.OAuth
+	(*GSSAPI)(nil),                  // 21: sluice.control.v1.GSSAPI
+	(*Dedup)(nil),                   // 22: sluice.control.v1.Dedup
+	(*Sink)(nil),                    // 23: sluice.control.v1.Sink
+	(*ClickHouseSink)(nil),          // 24: sluice.control.v1.ClickHouseSink
+	(*Column)(nil),                  // 25: sluice.control.v1.Column
+	(*Batch)(nil),                   // 26: sluice.control.v1.Batch
+	(*PipelineRecord)(nil),          // 27: sluice.control.v1.PipelineRecord
+	(*Schema)(nil),                  // 28: sluice.control.v1.Schema
+	(*SchemaColumn)(nil),            // 29: sluice.control.v1.SchemaColumn
+	(*StartOffsets)(nil),            // 30: sluice.control.v1.StartOffsets
+	(*Guarantee)(nil),               // 31: sluice.control.v1.Guarantee
+	(*CreateRequest)(nil),           // 32: sluice.control.v1.CreateRequest
+	(*CreateResponse)(nil),          // 33: sluice.control.v1.CreateResponse
+	(*GetRequest)(nil),              // 34: sluice.control.v1.GetRequest
+	(*GetResponse)(nil),             // 35: sluice.control.v1.GetResponse
+	(*ListRequest)(nil),             // 36: sluice.control.v1.ListRequest
+	(*ListResponse)(nil),            // 37: sluice.control.v1.ListResponse
+	(*UpdateRequest)(nil),           // 38: sluice.control.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 39: sluice.control.v1.UpdateResponse
+	(*PauseRequest)(nil),            // 40: sluice.control.v1.PauseRequest
+	(*PauseResponse)(nil),           // 41: sluice.control.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 42: sluice.control.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 43: sluice.control.v1.ResumeResponse
+	(*DeleteRequest)(nil),           // 44: sluice.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 45: sluice.control.v1.DeleteResponse
+	(*StatusRequest)(nil),           // 46: sluice.control.v1.StatusRequest
+	(*StatusResponse)(nil),          // 47: sluice.control.v1.StatusResponse
+	(*WatchRequest)(nil),            // 48: sluice.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 49: sluice.control.v1.WatchResponse
+	(*ListDeadLettersRequest)(nil),  // 50: sluice.control.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 51: sluice.control.v1.ListDeadLettersResponse
+	(*PipelineStatus)(nil),          // 52: sluice.control.v1.PipelineStatus
+	(*LaneStatus)(nil),              // 53: sluice.control.v1.LaneStatus
+	(*VerifyRequest)(nil),           // 54: sluice.control.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 55: sluice.control.v1.VerifyResponse
+	(*VerifyProgress)(nil),          // 56: sluice.control.v1.VerifyProgress
+	(*VerifyResult)(nil),            // 57: sluice.control.v1.VerifyResult
+	(*VerifyPartition)(nil),         // 58: sluice.control.v1.VerifyPartition
+	(*VerifyLane)(nil),              // 59: sluice.control.v1.VerifyLane
+	(*VerifyTable)(nil),             // 60: sluice.control.v1.VerifyTable
+	(*VerifyDifference)(nil),        // 61: sluice.control.v1.VerifyDifference
+	(*TraceRequest)(nil),            // 62: sluice.control.v1.TraceRequest
+	(*TraceOffset)(nil),             // 63: sluice.control.v1.TraceOffset
+	(*TraceKey)(nil),                // 64: sluice.control.v1.TraceKey
+	(*TraceResponse)(nil),           // 65: sluice.control.v1.TraceResponse
+	(*TracedEvent)(nil),             // 66: sluice.control.v1.TracedEvent
+	(*TraceStep)(nil),               // 67: sluice.control.v1.TraceStep
+	nil,                             // 68: sluice.control.v1.Pipeline.SourcesEntry
+	nil,                             // 69: sluice.control.v1.ClickHouseSink.SettingsEntry
+	nil,                             // 70: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	nil,                             // 71: sluice.control.v1.StartOffsets.OffsetsEntry
+	nil,                             // 72: sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	nil,                             // 73: sluice.control.v1.PipelineStatus.WatermarksEntry
+	nil,                             // 74: sluice.control.v1.LaneStatus.BufferedRowsEntry
+	nil,                             // 75: sluice.control.v1.LaneStatus.WatermarksEntry
+	(*durationpb.Duration)(nil),     // 76: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 77: google.protobuf.Timestamp
 }
 var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
-	12, // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
-	21, // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
-	22, // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
-	24, // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
-	25, // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
-	61, // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
-	13, // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
-	15, // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
-	21, // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
-	14, // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
-	69, // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
+	13, // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
+	22, // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
+	23, // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
+	25, // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
+	26, // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
+	68, // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
+	14, // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
+	16, // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
+	22, // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
+	15, // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
+	76, // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
 	4,  // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
 	5,  // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
-	69, // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
-	69, // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
-	69, // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
+	76, // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
+	76, // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
+	76, // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
 	0,  // 16: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
-	16, // 17: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
-	18, // 18: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
+	17, // 17: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
+	19, // 18: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
 	6,  // 19: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
-	17, // 20: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
-	17, // 21: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
-	19, // 22: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
-	20, // 23: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
-	17, // 24: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	69, // 25: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	18, // 20: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
+	18, // 21: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
+	20, // 22: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
+	21, // 23: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
+	18, // 24: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
+	76, // 25: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
 	1,  // 26: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
 	2,  // 27: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
-	23, // 28: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
-	17, // 29: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
-	16, // 30: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	62, // 31: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	69, // 32: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
-	11, // 33: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
+	24, // 28: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
+	18, // 29: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
+	17, // 30: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
+	69, // 31: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	76, // 32: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	12, // 33: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
 	3,  // 34: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
-	27, // 35: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
-	29, // 36: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
-	30, // 37: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	70, // 38: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	70, // 39: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	63, // 40: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	28, // 41: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	64, // 42: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	28, // 35: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
+	30, // 36: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
+	31, // 37: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
+	77, // 38: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	77, // 39: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	70, // 40: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	29, // 41: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
+	71, // 42: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
 	7,  // 43: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
-	11, // 44: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	26, // 45: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	26, // 46: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	26, // 47: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	11, // 48: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	26, // 49: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	26, // 50: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	26, // 51: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	51, // 52: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	69, // 53: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	51, // 54: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	70, // 55: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	70, // 56: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	12, // 44: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27, // 45: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 46: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 47: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
+	12, // 48: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27, // 49: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 50: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 51: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	52, // 52: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	76, // 53: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	52, // 54: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	77, // 55: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	77, // 56: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
 	8,  // 57: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	52, // 58: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	30, // 59: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	65, // 60: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	66, // 61: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
-	67, // 62: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
-	68, // 63: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
-	55, // 64: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
-	56, // 65: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	53, // 58: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	31, // 59: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	72, // 60: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	73, // 61: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	74, // 62: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	75, // 63: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	56, // 64: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	57, // 65: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
 	9,  // 66: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
-	57, // 67: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
-	58, // 68: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
-	59, // 69: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
-	60, // 70: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
-	69, // 71: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	58, // 67: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	59, // 68: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	60, // 69: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	61, // 70: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	76, // 71: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
 	10, // 72: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
-	12, // 73: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
-	29, // 74: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
-	70, // 75: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	70, // 76: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	31, // 77: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	33, // 78: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	35, // 79: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	37, // 80: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	39, // 81: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	41, // 82: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	43, // 83: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	45, // 84: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	47, // 85: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	49, // 86: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	53, // 87: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
-	32, // 88: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	34, // 89: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	36, // 90: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	38, // 91: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	40, // 92: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	42, // 93: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	44, // 94: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	46, // 95: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	48, // 96: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	50, // 97: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	54, // 98: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
-	88, // [88:99] is the sub-list for method output_type
-	77, // [77:88] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	63, // 73: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
+	64, // 74: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
+	77, // 75: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
+	66, // 76: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
+	77, // 77: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
+	11, // 78: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
+	67, // 79: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
+	77, // 80: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
+	13, // 81: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	30, // 82: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	77, // 83: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	77, // 84: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	32, // 85: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	34, // 86: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	36, // 87: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	38, // 88: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	40, // 89: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	42, // 90: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	44, // 91: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	46, // 92: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	48, // 93: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	50, // 94: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	54, // 95: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	62, // 96: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
+	33, // 97: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	35, // 98: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	37, // 99: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	39, // 100: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	41, // 101: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	43, // 102: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	45, // 103: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	47, // 104: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	49, // 105: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	51, // 106: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	55, // 107: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	65, // 108: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
+	97, // [97:109] is the sub-list for method output_type
+	85, // [85:97] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }
@@ -4861,13 +5446,17 @@ func file_sluice_control_v1_pipeline_proto_init() {
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Result)(nil),
 	}
+	file_sluice_control_v1_pipeline_proto_msgTypes[50].OneofWrappers = []any{
+		(*TraceRequest_Offset)(nil),
+		(*TraceRequest_Key)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_control_v1_pipeline_proto_rawDesc), len(file_sluice_control_v1_pipeline_proto_rawDesc)),
-			NumEnums:      11,
-			NumMessages:   58,
+			NumEnums:      12,
+			NumMessages:   64,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ const (
 	PipelineService_Watch_FullMethodName           = "/sluice.control.v1.PipelineService/Watch"
 	PipelineService_ListDeadLetters_FullMethodName = "/sluice.control.v1.PipelineService/ListDeadLetters"
 	PipelineService_Verify_FullMethodName          = "/sluice.control.v1.PipelineService/Verify"
+	PipelineService_Trace_FullMethodName           = "/sluice.control.v1.PipelineService/Trace"
 )
 
 // PipelineServiceClient is the client API for PipelineService service.
@@ -63,6 +64,9 @@ type PipelineServiceClient interface {
 	// Verify audits a pipeline: what came in against what was dropped, refused and written, and what was written against the
 	// table, which is read once. It sends its progress, and the result last.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyResponse], error)
+	// Trace tells the way of one event, or of all recent events of a key, and the id of its trace. It reads the event from Kafka
+	// again, and the logs and receipts as far as they go back. INVALID_ARGUMENT for an event that cannot be.
+	Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (*TraceResponse, error)
 }
 
 type pipelineServiceClient struct {
@@ -210,6 +214,16 @@ func (c *pipelineServiceClient) Verify(ctx context.Context, in *VerifyRequest, o
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PipelineService_VerifyClient = grpc.ServerStreamingClient[VerifyResponse]
 
+func (c *pipelineServiceClient) Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (*TraceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TraceResponse)
+	err := c.cc.Invoke(ctx, PipelineService_Trace_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PipelineServiceServer is the server API for PipelineService service.
 // All implementations must embed UnimplementedPipelineServiceServer
 // for forward compatibility.
@@ -239,6 +253,9 @@ type PipelineServiceServer interface {
 	// Verify audits a pipeline: what came in against what was dropped, refused and written, and what was written against the
 	// table, which is read once. It sends its progress, and the result last.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error
+	// Trace tells the way of one event, or of all recent events of a key, and the id of its trace. It reads the event from Kafka
+	// again, and the logs and receipts as far as they go back. INVALID_ARGUMENT for an event that cannot be.
+	Trace(context.Context, *TraceRequest) (*TraceResponse, error)
 	mustEmbedUnimplementedPipelineServiceServer()
 }
 
@@ -281,6 +298,9 @@ func (UnimplementedPipelineServiceServer) ListDeadLetters(*ListDeadLettersReques
 }
 func (UnimplementedPipelineServiceServer) Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyResponse]) error {
 	return status.Error(codes.Unimplemented, "method Verify not implemented")
+}
+func (UnimplementedPipelineServiceServer) Trace(context.Context, *TraceRequest) (*TraceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Trace not implemented")
 }
 func (UnimplementedPipelineServiceServer) mustEmbedUnimplementedPipelineServiceServer() {}
 func (UnimplementedPipelineServiceServer) testEmbeddedByValue()                         {}
@@ -480,6 +500,24 @@ func _PipelineService_Verify_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PipelineService_VerifyServer = grpc.ServerStreamingServer[VerifyResponse]
 
+func _PipelineService_Trace_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TraceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PipelineServiceServer).Trace(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PipelineService_Trace_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PipelineServiceServer).Trace(ctx, req.(*TraceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PipelineService_ServiceDesc is the grpc.ServiceDesc for PipelineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -518,6 +556,10 @@ var PipelineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _PipelineService_Status_Handler,
+		},
+		{
+			MethodName: "Trace",
+			Handler:    _PipelineService_Trace_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

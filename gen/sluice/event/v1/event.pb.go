@@ -125,7 +125,10 @@ type EventBatch struct {
 	// rows × 32 bytes, in what the join puts out: from which records a row was made. Left partition (4 bytes),
 	// right partition (4), left offset (8), right offset (8), event time in milliseconds (8); all little endian.
 	// The right partition is 0xffffffff when there is no right row.
-	Origins       []byte `protobuf:"bytes,22,opt,name=origins,proto3" json:"origins,omitempty"`
+	Origins []byte `protobuf:"bytes,22,opt,name=origins,proto3" json:"origins,omitempty"`
+	// Oldest Kafka timestamp among the records that the batch was made from, milliseconds since 1970; 0 = not known. For the
+	// latency from Kafka to the table.
+	OldestMs      int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -312,6 +315,13 @@ func (x *EventBatch) GetOrigins() []byte {
 		return x.Origins
 	}
 	return nil
+}
+
+func (x *EventBatch) GetOldestMs() int64 {
+	if x != nil {
+		return x.OldestMs
+	}
+	return 0
 }
 
 // Progress is how far the event time of a partition has come. It is the same in all lanes: a lane without
@@ -2000,11 +2010,263 @@ func (x *PendingBlock) GetPartRefused() uint64 {
 	return 0
 }
 
+// Receipt says what became of one block of a lane, so that the way of an event can be told after the logs were purged.
+// Receipts are kept for a while, and nothing depends on them: one may be missing.
+type Receipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Lane  uint32                 `protobuf:"varint,1,opt,name=lane,proto3" json:"lane,omitempty"`
+	// Range of the upstream log.
+	FirstSequence uint64 `protobuf:"varint,2,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
+	LastSequence  uint64 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
+	// Rows that were sent, and how many of them the table refused.
+	Rows    uint64 `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	Refused uint64 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// When the block was begun and when the table had acknowledged it, milliseconds since 1970.
+	BeganMs int64 `protobuf:"varint,6,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	DoneMs  int64 `protobuf:"varint,7,opt,name=done_ms,json=doneMs,proto3" json:"done_ms,omitempty"`
+	// Token of the insert.
+	Token   string          `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"`
+	Batches []*BatchReceipt `protobuf:"bytes,9,rep,name=batches,proto3" json:"batches,omitempty"`
+	// Trace of the insert: 16 bytes; empty when it was not traced.
+	TraceId       []byte `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Receipt) Reset() {
+	*x = Receipt{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Receipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Receipt) ProtoMessage() {}
+
+func (x *Receipt) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
+func (*Receipt) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Receipt) GetLane() uint32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *Receipt) GetFirstSequence() uint64 {
+	if x != nil {
+		return x.FirstSequence
+	}
+	return 0
+}
+
+func (x *Receipt) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *Receipt) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Receipt) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *Receipt) GetBeganMs() int64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+func (x *Receipt) GetDoneMs() int64 {
+	if x != nil {
+		return x.DoneMs
+	}
+	return 0
+}
+
+func (x *Receipt) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Receipt) GetBatches() []*BatchReceipt {
+	if x != nil {
+		return x.Batches
+	}
+	return nil
+}
+
+func (x *Receipt) GetTraceId() []byte {
+	if x != nil {
+		return x.TraceId
+	}
+	return nil
+}
+
+// BatchReceipt is one message of the block.
+type BatchReceipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	InputSequence uint64                 `protobuf:"varint,2,opt,name=input_sequence,json=inputSequence,proto3" json:"input_sequence,omitempty"`
+	TopicId       []byte                 `protobuf:"bytes,3,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partition     int32                  `protobuf:"varint,4,opt,name=partition,proto3" json:"partition,omitempty"`
+	FirstOffset   int64                  `protobuf:"varint,5,opt,name=first_offset,json=firstOffset,proto3" json:"first_offset,omitempty"`
+	LastOffset    int64                  `protobuf:"varint,6,opt,name=last_offset,json=lastOffset,proto3" json:"last_offset,omitempty"`
+	Rows          uint32                 `protobuf:"varint,7,opt,name=rows,proto3" json:"rows,omitempty"`
+	Selected      uint32                 `protobuf:"varint,8,opt,name=selected,proto3" json:"selected,omitempty"`
+	// Trace of the batch: 16 bytes; empty when it was not traced.
+	TraceId []byte `protobuf:"bytes,9,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Offsets of the rows that were dropped before, as varints: each minus the one before, the first minus first_offset.
+	// Absent although there are such when they would be too many.
+	Dropped []byte `protobuf:"bytes,10,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// Offsets are of a join's output: not a range of one partition.
+	Joined        bool `protobuf:"varint,11,opt,name=joined,proto3" json:"joined,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchReceipt) Reset() {
+	*x = BatchReceipt{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchReceipt) ProtoMessage() {}
+
+func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
+func (*BatchReceipt) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BatchReceipt) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetInputSequence() uint64 {
+	if x != nil {
+		return x.InputSequence
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *BatchReceipt) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetFirstOffset() int64 {
+	if x != nil {
+		return x.FirstOffset
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetLastOffset() int64 {
+	if x != nil {
+		return x.LastOffset
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetSelected() uint32 {
+	if x != nil {
+		return x.Selected
+	}
+	return 0
+}
+
+func (x *BatchReceipt) GetTraceId() []byte {
+	if x != nil {
+		return x.TraceId
+	}
+	return nil
+}
+
+func (x *BatchReceipt) GetDropped() []byte {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *BatchReceipt) GetJoined() bool {
+	if x != nil {
+		return x.Joined
+	}
+	return false
+}
+
 var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xe8\x05\n" +
+	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\x85\x06\n" +
 	"\n" +
 	"EventBatch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12'\n" +
@@ -2031,7 +2293,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vevent_times\x18\x14 \x01(\fR\n" +
 	"eventTimes\x125\n" +
 	"\bprogress\x18\x15 \x01(\v2\x19.sluice.event.v1.ProgressR\bprogress\x12\x18\n" +
-	"\aorigins\x18\x16 \x01(\fR\aorigins\"\x86\x01\n" +
+	"\aorigins\x18\x16 \x01(\fR\aorigins\x12\x1b\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\x86\x01\n" +
 	"\bProgress\x12%\n" +
 	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12\"\n" +
@@ -2224,7 +2487,33 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"lastTimeNs\x12\x1b\n" +
 	"\tpart_from\x18\x06 \x01(\x04R\bpartFrom\x12\x17\n" +
 	"\apart_to\x18\a \x01(\x04R\x06partTo\x12!\n" +
-	"\fpart_refused\x18\b \x01(\x04R\vpartRefused*T\n" +
+	"\fpart_refused\x18\b \x01(\x04R\vpartRefused\"\xb5\x02\n" +
+	"\aReceipt\x12\x12\n" +
+	"\x04lane\x18\x01 \x01(\rR\x04lane\x12%\n" +
+	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
+	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12\x19\n" +
+	"\bbegan_ms\x18\x06 \x01(\x03R\abeganMs\x12\x17\n" +
+	"\adone_ms\x18\a \x01(\x03R\x06doneMs\x12\x14\n" +
+	"\x05token\x18\b \x01(\tR\x05token\x127\n" +
+	"\abatches\x18\t \x03(\v2\x1d.sluice.event.v1.BatchReceiptR\abatches\x12\x19\n" +
+	"\btrace_id\x18\n" +
+	" \x01(\fR\atraceId\"\xcb\x02\n" +
+	"\fBatchReceipt\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12%\n" +
+	"\x0einput_sequence\x18\x02 \x01(\x04R\rinputSequence\x12\x19\n" +
+	"\btopic_id\x18\x03 \x01(\fR\atopicId\x12\x1c\n" +
+	"\tpartition\x18\x04 \x01(\x05R\tpartition\x12!\n" +
+	"\ffirst_offset\x18\x05 \x01(\x03R\vfirstOffset\x12\x1f\n" +
+	"\vlast_offset\x18\x06 \x01(\x03R\n" +
+	"lastOffset\x12\x12\n" +
+	"\x04rows\x18\a \x01(\rR\x04rows\x12\x1a\n" +
+	"\bselected\x18\b \x01(\rR\bselected\x12\x19\n" +
+	"\btrace_id\x18\t \x01(\fR\atraceId\x12\x18\n" +
+	"\adropped\x18\n" +
+	" \x01(\fR\adropped\x12\x16\n" +
+	"\x06joined\x18\v \x01(\bR\x06joined*T\n" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCOMPRESSION_S2\x10\x01\x12\x14\n" +
@@ -2243,7 +2532,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -2266,15 +2555,17 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Ledger)(nil),          // 18: sluice.event.v1.Ledger
 	(*PartitionLedger)(nil), // 19: sluice.event.v1.PartitionLedger
 	(*PendingBlock)(nil),    // 20: sluice.event.v1.PendingBlock
-	nil,                     // 21: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 22: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 23: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 24: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 25: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 26: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 27: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 28: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 29: sluice.event.v1.Ledger.PartitionsEntry
+	(*Receipt)(nil),         // 21: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 22: sluice.event.v1.BatchReceipt
+	nil,                     // 23: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 24: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 25: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 26: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 27: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 28: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 29: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 30: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 31: sluice.event.v1.Ledger.PartitionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	3,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -2286,34 +2577,35 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	6,  // 6: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
 	16, // 7: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	4,  // 8: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	21, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	22, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	23, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	23, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	24, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	25, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
 	15, // 12: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
 	11, // 13: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
 	15, // 14: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
 	10, // 15: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	24, // 16: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	26, // 16: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
 	15, // 17: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	25, // 18: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	26, // 19: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	27, // 20: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	27, // 18: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	28, // 19: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	29, // 20: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
 	20, // 21: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
 	4,  // 22: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	28, // 23: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	30, // 23: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
 	15, // 24: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
 	18, // 25: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
 	11, // 26: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	29, // 27: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	14, // 28: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	13, // 29: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	14, // 30: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 31: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	31, // 27: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	22, // 28: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	14, // 29: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	13, // 30: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	14, // 31: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 32: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -2328,7 +2620,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
