@@ -26,13 +26,14 @@ import (
 // Log names the log of one stage of a pipeline.
 type Log struct {
 	Pipeline string // id of the pipeline
-	Stage    string // ingest, dedup, dlq
+	Stage    string // ingest, dedup, join, dlq
 }
 
 // Stages whose logs a pipeline may have.
 const (
 	Ingest      = "ingest"
 	Dedup       = "dedup"
+	Join        = "join"
 	DeadLetters = "dlq"
 )
 

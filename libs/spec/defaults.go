@@ -29,8 +29,18 @@ const (
 	StartLatest   = "LATEST"
 )
 
+// What holds when a join says nothing.
+const (
+	DefaultGrace      = 10 * time.Second
+	DefaultIdle       = 30 * time.Second
+	DefaultJoinMemory = 256 << 20 // bytes of a lane
+)
+
 // DefaultGroup is the consumer group of a pipeline that names none.
 func DefaultGroup(id string) string { return "sluice-" + id }
+
+// DefaultSourceGroup is the same for one source of a join.
+func DefaultSourceGroup(id, source string) string { return DefaultGroup(id) + "-" + source }
 
 // WithDefaults returns a copy of the specification in which every default is written out, `db.table`
 // is taken apart and field paths are in their normal form. Doing it twice changes nothing more.
@@ -42,8 +52,12 @@ func WithDefaults(p *controlv1.Pipeline) *controlv1.Pipeline {
 	if p.Lanes == 0 {
 		p.Lanes = DefaultLanes
 	}
-	kafkaDefaults(p)
+	sourceDefaults(p.Source, DefaultGroup(p.Id))
+	for name, source := range p.Sources {
+		sourceDefaults(source, DefaultSourceGroup(p.Id, name))
+	}
 	dedupDefaults(p.Dedup)
+	joinDefaults(p.Join)
 	clickhouseDefaults(p.GetSink().GetClickhouse())
 	for _, c := range p.Columns {
 		if c == nil {
@@ -53,6 +67,9 @@ func WithDefaults(p *controlv1.Pipeline) *controlv1.Pipeline {
 			c.From = c.Name
 		} else {
 			c.From = Path(c.From)
+		}
+		if source, path, ok := Qualified(p, c.From); ok {
+			c.From = source + "." + path
 		}
 	}
 	if p.Batch == nil {
@@ -70,8 +87,42 @@ func WithDefaults(p *controlv1.Pipeline) *controlv1.Pipeline {
 	return p
 }
 
-func kafkaDefaults(p *controlv1.Pipeline) {
-	k := p.GetSource().GetKafka()
+func sourceDefaults(source *controlv1.Source, group string) {
+	if source == nil {
+		return
+	}
+	kafkaDefaults(source.Kafka, group)
+	dedupDefaults(source.Dedup)
+	source.Time = Path(source.Time)
+}
+
+func joinDefaults(j *controlv1.Join) {
+	if j == nil {
+		return
+	}
+	for _, on := range j.On {
+		if on != nil {
+			on.Left, on.Right = Path(on.Left), Path(on.Right)
+		}
+	}
+	if j.Kind == controlv1.Join_KIND_UNSPECIFIED {
+		j.Kind = controlv1.Join_INTERVAL
+	}
+	if j.Type == controlv1.Join_TYPE_UNSPECIFIED {
+		j.Type = controlv1.Join_INNER
+	}
+	if j.Grace == nil {
+		j.Grace = durationpb.New(DefaultGrace)
+	}
+	if j.Idle == nil {
+		j.Idle = durationpb.New(DefaultIdle)
+	}
+	if j.Memory == 0 {
+		j.Memory = DefaultJoinMemory
+	}
+}
+
+func kafkaDefaults(k *controlv1.KafkaSource, group string) {
 	if k == nil {
 		return
 	}
@@ -85,7 +136,7 @@ func kafkaDefaults(p *controlv1.Pipeline) {
 		k.Isolation = controlv1.Isolation_READ_COMMITTED
 	}
 	if k.Group == "" {
-		k.Group = DefaultGroup(p.Id)
+		k.Group = group
 	}
 	if k.GetSasl().GetMechanism() == controlv1.SASL_GSSAPI_KERBEROS {
 		if k.Sasl.Gssapi == nil {

@@ -16,7 +16,7 @@ import (
 // and reads back as the same; JSON means what protojson says it means.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
-		minimal, full, "", "{}", "id: a\r\nlanes: 2\r", "id: [", "a: &a [*a]", "? [a]\n: b", "- - -",
+		minimal, full, join, " ?  8", "", "{}", "id: a\r\nlanes: 2\r", "id: [", "a: &a [*a]", "? [a]\n: b", "- - -",
 		`{"id":"\ud83d\ude00","lanes":1e1}`, `{"batch":{"maxDelay":"1.5s"}}`, "id: !!binary aGk=", "<<: {id: a}",
 		"dedup: {window: 1d2h}", "dedup: {window: -1d}", "\"id\": \"a\\\n b\"", "id: |\n  a\n  b\n", "--- \n...\n--- a\n",
 		"id: \u0085", "\ufeffid: a", "1: a\n6: 0x10\n", "lanes: null\nbatch: ~\n", "settings: {a: b}",

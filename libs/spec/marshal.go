@@ -40,7 +40,12 @@ func readable(node *yaml.Node, message protoreflect.Message) {
 		field := message.Descriptor().Fields().ByTextName(node.Content[i].Value)
 		value := node.Content[i+1]
 		switch {
-		case field == nil || field.IsMap():
+		case field == nil:
+		case field.IsMap():
+			for n := 0; field.MapValue().Message() != nil && n+1 < len(value.Content); n += 2 {
+				key := protoreflect.ValueOfString(value.Content[n].Value).MapKey()
+				readable(value.Content[n+1], message.Get(field).Map().Get(key).Message())
+			}
 		case field.IsList():
 			for n, item := range value.Content {
 				if field.Message() != nil {

@@ -33,6 +33,10 @@ func Parse(name string, data []byte) (*controlv1.Pipeline, error) {
 	}
 	p := &controlv1.Pipeline{}
 	shape := checkShape(name, root, p.ProtoReflect().Descriptor())
+	// A key without a value at the very end has its value on the line after the last; protoyaml shows the line of what it refuses.
+	if lastLine(root) > bytes.Count(data, []byte("\n"))+1 {
+		data = append(bytes.Clone(data), '\n')
+	}
 	// The values come from protoyaml; checkShape only finds what protoyaml lets pass.
 	err = protoyaml.UnmarshalOptions{Path: name, CustomUnmarshaler: durations{}}.Unmarshal(data, p)
 	if err := errors.Join(append(shape, err)...); err != nil {
@@ -61,6 +65,14 @@ func document(name string, data []byte) (*yaml.Node, error) {
 		return nil, fmt.Errorf("%s: the specification is empty", name)
 	}
 	return doc.Content[0], nil
+}
+
+func lastLine(node *yaml.Node) int {
+	last := node.Line
+	for _, n := range node.Content {
+		last = max(last, lastLine(n))
+	}
+	return last
 }
 
 // plain makes the text such that YAML and protoyaml count its lines alike and JSON is YAML: it turns

@@ -7,13 +7,14 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 )
 
-func (c *checks) dedup(d *controlv1.Dedup) {
+// dedup checks the rules of duplicates; at is where they stand.
+func (c *checks) dedup(at string, d *controlv1.Dedup) {
 	if d == nil {
 		return
 	}
 	seen := map[string]int{}
 	for i, key := range d.Key {
-		field := fmt.Sprintf("dedup.key[%d]", i)
+		field := fmt.Sprintf("%s.key[%d]", at, i)
 		c.eventField(field, key)
 		path := Path(key)
 		if first, again := seen[path]; again && d.Key[first] != key {
@@ -25,27 +26,27 @@ func (c *checks) dedup(d *controlv1.Dedup) {
 		}
 	}
 	if d.Time != "" {
-		c.eventField("dedup.time", d.Time)
+		c.eventField(at+".time", d.Time)
 	}
 	if d.Version != "" {
-		c.eventField("dedup.version", d.Version)
+		c.eventField(at+".version", d.Version)
 	}
 	switch d.Keep {
 	case controlv1.Keep_LATEST:
 		if d.Version == "" {
-			c.add("dedup.version", "", "is missing; keep: LATEST needs it", "name the field that orders the events of a key, an integer or a time")
+			c.add(at+".version", "", "is missing; keep: LATEST needs it", "name the field that orders the events of a key, an integer or a time")
 		} else if slices.ContainsFunc(d.Key, func(key string) bool { return Path(key) == Path(d.Version) }) {
-			c.add("dedup.version", d.Version, "is part of the key, so each version would be a key of its own", "take it out of dedup.key")
+			c.add(at+".version", d.Version, "is part of the key, so each version would be a key of its own", "take it out of "+at+".key")
 		}
 	case controlv1.Keep_KEEP_UNSPECIFIED, controlv1.Keep_FIRST:
 		if d.Version != "" {
-			c.add("dedup.version", d.Version, "is only used by keep: LATEST", "set keep: LATEST, or leave version out")
+			c.add(at+".version", d.Version, "is only used by keep: LATEST", "set keep: LATEST, or leave version out")
 		}
 	default:
-		c.add("dedup.keep", fmt.Sprint(int32(d.Keep)), "is not known", "give FIRST or LATEST")
+		c.add(at+".keep", fmt.Sprint(int32(d.Keep)), "is not known", "give FIRST or LATEST")
 	}
 	if _, known := controlv1.MissingKey_name[int32(d.MissingKey)]; !known {
-		c.add("dedup.missing_key", fmt.Sprint(int32(d.MissingKey)), "is not known", "give DEAD_LETTER or PASS")
+		c.add(at+".missing_key", fmt.Sprint(int32(d.MissingKey)), "is not known", "give DEAD_LETTER or PASS")
 	}
 }
 

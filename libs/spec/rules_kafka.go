@@ -10,26 +10,25 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 )
 
-const kafkaField = "source.kafka"
-
-func (c *checks) kafka(k *controlv1.KafkaSource) {
+// kafka checks the Kafka part of a source; field is where it stands.
+func (c *checks) kafka(field string, k *controlv1.KafkaSource) {
 	if k == nil {
 		return
 	}
 	for i, broker := range k.Brokers {
-		c.hostPort(fmt.Sprintf("%s.brokers[%d]", kafkaField, i), broker, "9092")
+		c.hostPort(fmt.Sprintf("%s.brokers[%d]", field, i), broker, "9092")
 	}
 	if k.Topic == "." || k.Topic == ".." {
-		c.add(kafkaField+".topic", k.Topic, "is not a topic's name", remedy(kafkaField+".topic"))
+		c.add(field+".topic", k.Topic, "is not a topic's name", remedy(field+".topic"))
 	}
 	if _, err := ParseStart(k.Start); err != nil {
-		c.add(kafkaField+".start", k.Start, "is no place to start", err.Error())
+		c.add(field+".start", k.Start, "is no place to start", err.Error())
 	}
 	if _, known := controlv1.Isolation_name[int32(k.Isolation)]; !known {
-		c.add(kafkaField+".isolation", fmt.Sprint(int32(k.Isolation)), "is not known", "give READ_COMMITTED or READ_UNCOMMITTED")
+		c.add(field+".isolation", fmt.Sprint(int32(k.Isolation)), "is not known", "give READ_COMMITTED or READ_UNCOMMITTED")
 	}
-	c.tls(kafkaField+".tls", k.Tls)
-	c.sasl(k.Sasl)
+	c.tls(field+".tls", k.Tls)
+	c.sasl(field+".sasl", k.Sasl)
 }
 
 // Start is where a new pipeline begins to read.
@@ -38,7 +37,7 @@ type Start struct {
 	Time   time.Time // set when a time was given; neither: earliest
 }
 
-// ParseStart reads the field source.kafka.start; "" is EARLIEST.
+// ParseStart reads the field kafka.start; "" is EARLIEST.
 func ParseStart(text string) (Start, error) {
 	switch strings.ToUpper(text) {
 	case "", StartEarliest:
@@ -87,11 +86,11 @@ func (c *checks) tls(field string, t *controlv1.TLS) {
 
 // sasl checks that a mechanism has what it needs and nothing that it would ignore: a credential that
 // is silently not used is a mistake that shows itself late.
-func (c *checks) sasl(s *controlv1.SASL) {
+func (c *checks) sasl(field string, s *controlv1.SASL) {
 	if s == nil {
 		return
 	}
-	field, mechanism := kafkaField+".sasl", s.Mechanism.String()
+	mechanism := s.Mechanism.String()
 	need := func(missing bool, name, remedy string) {
 		if missing {
 			c.add(field+"."+name, "", "is missing; "+mechanism+" needs it", remedy)

@@ -44,15 +44,18 @@ func (c *checks) columns(p *controlv1.Pipeline) {
 		if column.Type != "" && !create {
 			c.add(field+".type", column.Type, "is only used to make the table", "leave it out, or set sink.clickhouse.create_table: true")
 		}
-		c.from(field+".from", column.From)
+		c.from(p, field+".from", column.From)
 	}
 }
 
-// from checks a JSON path or Kafka metadata.
-func (c *checks) from(field, from string) {
-	path := Path(from)
+// from checks a JSON path or Kafka metadata, with a join after the name of a source.
+func (c *checks) from(p *controlv1.Pipeline, field, from string) {
+	_, path, qualified := Qualified(p, Path(from))
 	switch _, _, metadata := Metadata(path); {
-	case from == "" || metadata:
+	case from == "":
+	case metadata && p.GetJoin() != nil && !qualified:
+		c.add(field, from, "does not say of which source", "write the source's name and a dot in front, such as orders."+from)
+	case metadata:
 	case strings.HasPrefix(path, "$"):
 		c.add(field, from, "is no Kafka metadata", "give one of "+metadataNames)
 	default:

@@ -58,7 +58,11 @@ func (s *shape) field(value *yaml.Node, field protoreflect.FieldDescriptor) {
 				s.report(key, "key %q again; it is already on line %d: keep one", key.Value, first.Line)
 			}
 			seen[key.Value] = key
-			s.scalar(value.Content[i+1])
+			if of := field.MapValue().Message(); of != nil {
+				s.message(value.Content[i+1], of)
+			} else {
+				s.scalar(value.Content[i+1])
+			}
 		}
 	case field.IsList() && value.Kind == yaml.SequenceNode:
 		for _, item := range value.Content {

@@ -8,22 +8,31 @@
 // service's part.
 package spec
 
-import controlv1 "sluice/gen/sluice/control/v1"
+import (
+	"slices"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+)
 
 // Names of the stages, as they appear in logs, statuses and dead letters.
 const (
 	StageIngest = "ingest"
 	StageDedup  = "dedup"
+	StageJoin   = "join"
 	StageSink   = "sink"
 )
 
 // Stages returns the stages of a pipeline in the order of the events' way. A stage that the pipeline
-// does not use is left out.
+// does not use is left out. Where one source of a join has dedup, the other passes through that stage, too.
 func Stages(p *controlv1.Pipeline) []string {
-	if p.GetDedup() == nil {
-		return []string{StageIngest, StageSink}
+	stages := []string{StageIngest}
+	if slices.ContainsFunc(Branches(p), func(b Branch) bool { return b.Dedup != nil }) {
+		stages = append(stages, StageDedup)
 	}
-	return []string{StageIngest, StageDedup, StageSink}
+	if p.GetJoin() != nil {
+		stages = append(stages, StageJoin)
+	}
+	return append(stages, StageSink)
 }
 
 // Upstream returns the stage whose log the given stage reads; "" for ingest, which reads Kafka, and

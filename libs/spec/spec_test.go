@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/spec"
@@ -43,6 +45,25 @@ columns:
   - {name: trace, from: $header.trace-id}
 lanes: 8
 batch: {rows: 1000, bytes: 1Mi, max_delay: 20ms}
+`
+
+const join = `id: orders-enriched
+sources:
+  orders:
+    kafka: {brokers: [localhost:9092], topic: orders}
+    dedup: {key: [order_id], window: 1h}
+    time: $.at
+  users: {kafka: {brokers: [localhost:9092], topic: users}}
+join:
+  left: orders
+  right: users
+  on: [{left: user_id, right: id}, {left: $.shop.id, right: shop}]
+  window: 1h
+  type: LEFT
+sink: {clickhouse: {addr: [localhost:9000], table: orders_enriched}}
+columns:
+  - {name: order_at, from: orders.at}
+  - {name: user_offset, from: users.$offset}
 `
 
 func parse(t *testing.T, text string) *controlv1.Pipeline {
@@ -89,6 +110,11 @@ func TestParseErrors(t *testing.T) {
 		{"two documents", "id: a\n---\nid: b\n", "p.yaml:2:1 a second document"},
 		{"list", "- id: a\n", "expected fields for sluice.control.v1.Pipeline, got sequence"},
 		{"line separator", "id: a\nlanes: 1\u2028\n", "p.yaml:2:9 a line separator"},
+		{"unknown key in a source", "sources:\n  orders: {kafk: {}}\n", "p.yaml:2:12 unknown field \"kafk\""},
+		{"repeated key in a source", "sources:\n  orders:\n    time: a\n    time: b\n", "p.yaml:4:5 key \"time\" again"},
+		{"repeated source", "sources:\n  orders: {}\n  orders: {}\n", "p.yaml:3:3 key \"orders\" again"},
+		{"null text in a source", "sources: {orders: {time: null}}\n", "null is not a value here"},
+		{"no value at the end", " ?  8", "p.yaml:2:1 expected"},
 		{"oneof twice", "sink: {clickhouse: {password: {env: A, file: b}}}\n", "already set for oneof"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -131,13 +157,22 @@ batch: {rows: 1000000, bytes: 67108864, max_delay: 500ms}
 	require.Empty(t, cmp.Diff(got, spec.WithDefaults(got), protocmp.Transform()), "twice is once")
 	require.NotNil(t, spec.WithDefaults(nil))
 
+	got = spec.WithDefaults(parse(t, join))
+	require.Empty(t, cmp.Diff(got, spec.WithDefaults(got), protocmp.Transform()), "twice is once")
+	require.Equal(t, "sluice-orders-enriched-users", got.Sources["users"].Kafka.Group)
+	require.Equal(t, "at", got.Sources["orders"].Time)
+	require.Empty(t, cmp.Diff(parse(t, `join:
+  {left: orders, right: users, on: [{left: user_id, right: id}, {left: shop.id, right: shop}], window: 1h,
+   kind: INTERVAL, type: LEFT, grace: 10s, idle: 30s, memory: 256Mi}
+`).Join, got.Join, protocmp.Transform()))
+
 	named := spec.WithDefaults(parse(t, "columns: [{name: a}]\nsink: {clickhouse: {database: d, table: x.y}}\n"))
 	require.Equal(t, "a", named.Columns[0].From)
 	require.Equal(t, "x.y", named.Sink.Clickhouse.Table, "a named database makes the dot part of the table's name")
 }
 
 func TestMarshal(t *testing.T) {
-	for name, text := range map[string]string{"minimal": minimal, "full": full} {
+	for name, text := range map[string]string{"minimal": minimal, "full": full, "join": join} {
 		t.Run(name, func(t *testing.T) {
 			p := spec.WithDefaults(parse(t, text))
 			data, err := spec.Marshal(p)
@@ -158,6 +193,85 @@ func TestStages(t *testing.T) {
 	require.Equal(t, []string{"ingest", "sink"}, spec.Stages(p))
 	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageSink))
 	require.Empty(t, spec.Upstream(p, spec.StageDedup))
+}
+
+func TestStagesOfJoin(t *testing.T) {
+	p := spec.WithDefaults(parse(t, join))
+	require.Equal(t, []string{"ingest", "dedup", "join", "sink"}, spec.Stages(p))
+	require.Equal(t, spec.StageJoin, spec.Upstream(p, spec.StageSink))
+	require.Equal(t, spec.StageDedup, spec.Upstream(p, spec.StageJoin))
+	p.Sources["orders"].Dedup = nil
+	require.Equal(t, []string{"ingest", "join", "sink"}, spec.Stages(p))
+	require.Equal(t, spec.StageIngest, spec.Upstream(p, spec.StageJoin))
+	require.Empty(t, spec.Upstream(p, spec.StageDedup))
+}
+
+func TestBranches(t *testing.T) {
+	p := spec.WithDefaults(parse(t, minimal))
+	require.Equal(t, []spec.Branch{{Spec: p.Source, Dedup: p.Dedup}}, spec.Branches(p))
+
+	p = spec.WithDefaults(parse(t, join))
+	orders := spec.Branch{
+		Source: "orders", Spec: p.Sources["orders"], Dedup: p.Sources["orders"].Dedup,
+		JoinKey: []string{"user_id", "shop.id"}, Time: "at", Side: spec.Left, Relane: true,
+	}
+	users := spec.Branch{Source: "users", Spec: p.Sources["users"], JoinKey: []string{"id", "shop"}, Side: spec.Right}
+	require.Equal(t, []spec.Branch{orders, users}, spec.Branches(p))
+	b, ok := spec.BranchOf(p, "users")
+	require.True(t, ok)
+	require.Equal(t, users, b)
+	_, ok = spec.BranchOf(p, "")
+	require.False(t, ok)
+
+	p.Sources["orders"].Dedup.Key = []string{"shop.id", "user_id"}
+	require.True(t, spec.Branches(p)[0].Relane, "another order is another fingerprint")
+	p.Sources["orders"].Dedup.Key = []string{"user_id", "shop.id"}
+	require.False(t, spec.Branches(p)[0].Relane)
+}
+
+func TestColumnsOfSource(t *testing.T) {
+	a, b, c := &controlv1.SchemaColumn{Name: "a", Source: "orders"}, &controlv1.SchemaColumn{Name: "b", Source: "users"}, &controlv1.SchemaColumn{Name: "c", Source: "orders"}
+	schema := &controlv1.Schema{Columns: []*controlv1.SchemaColumn{a, b, c}}
+	require.Equal(t, []*controlv1.SchemaColumn{a, c}, spec.Columns(schema, "orders"))
+	require.Empty(t, spec.Columns(schema, ""))
+}
+
+func TestQualified(t *testing.T) {
+	p := parse(t, join)
+	for from, want := range map[string][2]string{
+		"orders.amount": {"orders", "amount"}, "users.$.a.b": {"users", "a.b"}, "orders.$offset": {"orders", "$offset"},
+		"amount": {}, "orders": {}, "orders.": {}, "shop.id": {}, "Orders.amount": {},
+	} {
+		source, path, ok := spec.Qualified(p, from)
+		require.Equal(t, want[0] != "", ok, from)
+		require.Equal(t, want[0], source, from)
+		if ok {
+			require.Equal(t, want[1], path, from)
+		}
+	}
+	_, _, ok := spec.Qualified(parse(t, minimal), "orders.amount")
+	require.False(t, ok)
+}
+
+func TestTimesOfJoin(t *testing.T) {
+	p := spec.WithDefaults(parse(t, join))
+	for _, c := range []struct {
+		kind                           controlv1.Join_Kind
+		window, grace, heartbeat, idle time.Duration
+	}{
+		{controlv1.Join_INTERVAL, time.Hour, 10 * time.Second, time.Second, 30 * time.Second},
+		{controlv1.Join_INTERVAL, 2 * time.Second, time.Second, 300 * time.Millisecond, 3 * time.Second},
+		{controlv1.Join_INTERVAL, time.Millisecond, 0, 100 * time.Millisecond, time.Millisecond},
+		{controlv1.Join_LOOKUP, time.Hour, 0, 100 * time.Millisecond, 30 * time.Second},
+		{controlv1.Join_LOOKUP, 0, 10 * time.Second, time.Second, 30 * time.Second},
+	} {
+		p.Join.Kind, p.Join.Grace, p.Join.Window = c.kind, durationpb.New(c.grace), nil
+		if c.window > 0 {
+			p.Join.Window = durationpb.New(c.window)
+		}
+		require.Equal(t, c.heartbeat, spec.Heartbeat(p), "%+v", c)
+		require.Equal(t, c.idle, spec.Idle(p), "%+v", c)
+	}
 }
 
 func TestMetadata(t *testing.T) {

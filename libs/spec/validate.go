@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"buf.build/go/protovalidate"
@@ -25,8 +26,10 @@ func Validate(p *controlv1.Pipeline) error {
 		return err
 	}
 	c := checks{problems: problems}
-	c.kafka(p.GetSource().GetKafka())
-	c.dedup(p.GetDedup())
+	c.kafka("source.kafka", p.GetSource().GetKafka())
+	c.dedup("dedup", p.GetDedup())
+	c.sources(p)
+	c.join(p)
 	c.clickhouse(p.GetSink().GetClickhouse())
 	c.columns(p)
 	if len(c.problems) > 0 {
@@ -61,11 +64,13 @@ func declared(p *controlv1.Pipeline) ([]Problem, error) {
 		}
 		problems = append(problems, problemOf(v))
 	}
+	// Those of a map's entries come in any order.
+	slices.SortStableFunc(problems, func(a, b Problem) int { return strings.Compare(entry(a.Field), entry(b.Field)) })
 	return problems, nil
 }
 
 func problemOf(v *protovalidate.Violation) Problem {
-	field := protovalidate.FieldPathString(v.Proto.GetField())
+	field := entries.ReplaceAllString(protovalidate.FieldPathString(v.Proto.GetField()), "sources.$1")
 	p := Problem{Field: field, Value: valueText(v), What: v.Proto.GetMessage(), Remedy: remedy(field)}
 	switch rule := v.Proto.GetRuleId(); rule {
 	case "required", "string.min_len", "repeated.min_items", "message.oneof":
@@ -86,6 +91,10 @@ func problemOf(v *protovalidate.Violation) Problem {
 		p.What = "is not a URL"
 	case "uint32.lte", "uint64.lte":
 		p.What = fmt.Sprintf("is more than %v", v.RuleValue.Interface())
+	case "map.max_pairs":
+		p.What = fmt.Sprintf("are more than %v", v.RuleValue.Interface())
+	case "repeated.max_items":
+		p.What = fmt.Sprintf("has more than %v entries", v.RuleValue.Interface())
 	case "duration.gte_lte", "duration.gte", "duration.lte":
 		p.What = "is out of bounds"
 	}
@@ -111,13 +120,52 @@ func valueText(v *protovalidate.Violation) string {
 	}
 }
 
+// entries finds a source's entry as protovalidate writes it, where its name is one.
+var entries = regexp.MustCompile(`^sources\["([a-z][a-z0-9_]*)"\]`)
+
+// entry is the source that a field is in; "" when it is in none.
+func entry(field string) string {
+	rest, ok := strings.CutPrefix(field, "sources")
+	if !ok {
+		return ""
+	}
+	return rest
+}
+
 var index = regexp.MustCompile(`\[[^\]]*\]`)
 
 // remedy says what a field should hold; the index of a list does not matter.
 func remedy(field string) string {
-	switch field = index.ReplaceAllString(field, ""); field {
+	field = index.ReplaceAllString(field, "")
+	// The fields of each source are those of the only one.
+	if rest, ok := strings.CutPrefix(field, "sources."); ok {
+		_, rest, _ = strings.Cut(rest, ".")
+		if field = "source." + rest; strings.HasPrefix(rest, "dedup") {
+			field = rest
+		}
+	}
+	switch field {
 	case "id":
 		return "give a name of lower-case letters, digits and hyphens within, at most 63, such as user-events"
+	case "sources":
+		return "name two, such as sources: {orders: {kafka: {brokers: [host:9092], topic: orders}}, users: {kafka: {brokers: [host:9092], topic: users}}}; " +
+			"a name has lower-case letters, digits and underscores, at most 32, a letter first"
+	case "join":
+		return "say how they are matched: join: {left: orders, right: users, on: [{left: user_id, right: id}], window: 1h}"
+	case "join.left", "join.right":
+		return "give the name of a source"
+	case "join.on", "join.on.left", "join.on.right":
+		return "list 1 to 16 pairs of fields that must be equal, such as on: [{left: user_id, right: id}]"
+	case "join.window":
+		return "say how far apart in time two rows may be, from 1ms to 45d, such as window: 1h"
+	case "join.grace":
+		return "from 0s to 45d; 10s is the default"
+	case "join.wait":
+		return "from 0s to 45d; 0s is the default"
+	case "join.idle":
+		return "from 1ms to 45d; 30s is the default"
+	case "join.memory":
+		return "at least 1 MiB; 256 MiB is the default"
 	case "source":
 		return "say where the events come from: source: {kafka: {brokers: [host:9092], topic: name}}"
 	case "source.kafka":

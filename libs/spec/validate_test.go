@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/spec"
 )
 
@@ -95,6 +96,78 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// TestEverythingWrongWithAJoin is what a user reads who got everything wrong about two sources.
+func TestEverythingWrongWithAJoin(t *testing.T) {
+	for name, text := range map[string]string{
+		"join_wrong.txt": `id: a
+source: {kafka: {brokers: [k:9092], topic: t}}
+dedup: {key: [a], window: 1h}
+sources:
+  orders:
+    kafka: {brokers: [k], topic: "orders?", group: sluice-a-users, sasl: {mechanism: PLAIN}}
+    dedup: {key: [a, $.a], window: 100d, keep: LATEST}
+    time: $timestamp
+  users: {kafka: {brokers: []}}
+join:
+  left: order
+  right: order
+  on: [{left: a..b, right: $key}, {left: "", right: "x[0]"}, {left: a, right: b}, {left: a, right: $.b}]
+  kind: 7
+  type: 9
+  window: 0s
+  grace: -1s
+  idle: 100d
+  memory: 1
+sink: {clickhouse: {addr: [c:9000], table: t}}
+columns: [{name: o, from: $offset}, {name: p, from: orders.$offset}, {name: q, from: orders.$nothing}, {name: r, from: orders.a..b}]
+`,
+		"join_interval.txt": strings.Replace(join, "window: 1h\n  type: LEFT", "wait: 1s", 1),
+		"join_alone.txt":    "id: a\njoin: {}\nsink: {clickhouse: {addr: [c:9000], table: t}}\n",
+		"join_sources.txt": `id: a
+sources: {"Orders 1": {kafka: {brokers: [k:9092], topic: t}}}
+sink: {clickhouse: {addr: [c:9000], table: t}}
+`,
+		"join_three.txt": strings.Replace(join, "sources:\n", "sources:\n  third: {kafka: {brokers: [k:9092], topic: t}}\n", 1),
+		"join_time.txt": `id: a
+source: {kafka: {brokers: [k:9092], topic: t}, time: at, dedup: {key: [a], window: 1h}}
+sink: {clickhouse: {addr: [c:9000], table: t}}
+`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := parse(t, text)
+			err := spec.Validate(p)
+			require.Error(t, err)
+			golden(t, name, err.Error()+"\n")
+			var problems *spec.Error
+			require.ErrorAs(t, err, &problems)
+			for _, p := range problems.Problems {
+				require.NotEmpty(t, p.Field)
+				require.NotEmpty(t, p.What, p.Field)
+				require.NotEmpty(t, p.Remedy, p.Field)
+			}
+			for range 20 { // maps have no order
+				require.Equal(t, err.Error(), spec.Validate(p).Error())
+			}
+		})
+	}
+}
+
+func TestJoinsThatAreRight(t *testing.T) {
+	for name, text := range map[string]string{
+		"interval":                     join,
+		"self join":                    strings.Replace(join, "topic: users", "topic: orders", 1),
+		"lookup for good":              strings.Replace(join, "  window: 1h\n  type", "  kind: LOOKUP\n  type", 1),
+		"lookup with window and wait":  strings.Replace(join, "  window: 1h\n  type", "  kind: LOOKUP\n  window: 7d\n  wait: 0s\n  grace: 0s\n  memory: 1Mi\n  type", 1),
+		"the same group, another name": strings.Replace(join, "topic: users", "topic: orders, group: another", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := parse(t, text)
+			require.NoError(t, spec.Validate(p))
+			require.NoError(t, spec.Validate(spec.WithDefaults(p)))
+		})
+	}
+}
+
 func TestSecretsCannotBeWrittenDown(t *testing.T) {
 	_, err := spec.Parse("p.yaml", []byte("sink: {clickhouse: {password: hunter2}}\n"))
 	require.ErrorContains(t, err, "p.yaml:1:31")
@@ -112,4 +185,7 @@ sink: {clickhouse: {addr: ["a:9000", "a:8123"], tls: {insecure_skip_verify: true
 	require.Contains(t, got[2], "sink.clickhouse.addr[1]: a:8123: port 8123 is usually HTTP")
 	p.Source.Kafka.Tls = p.Sink.Clickhouse.Tls
 	require.Contains(t, spec.Warnings(p)[0], "source.kafka.tls.insecure_skip_verify: ")
+	p = parse(t, join)
+	p.Sources["users"].Kafka.Sasl = &controlv1.SASL{Mechanism: controlv1.SASL_PLAIN}
+	require.Equal(t, []string{"sources.users.kafka.sasl: PLAIN without tls sends the password over the network as it is"}, spec.Warnings(p))
 }

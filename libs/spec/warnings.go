@@ -10,12 +10,14 @@ import (
 // Warnings says what is allowed but may surprise.
 func Warnings(p *controlv1.Pipeline) []string {
 	var warnings []string
-	k := p.GetSource().GetKafka()
-	if k.GetSasl().GetMechanism() == controlv1.SASL_PLAIN && k.GetTls() == nil {
-		warnings = append(warnings, "source.kafka.sasl: PLAIN without tls sends the password over the network as it is")
-	}
-	if k.GetTls().GetInsecureSkipVerify() {
-		warnings = append(warnings, "source.kafka.tls.insecure_skip_verify: anyone on the way can pose as the brokers; set ca_file instead")
+	for _, b := range Branches(p) {
+		field, k := b.Field()+".kafka", b.Spec.GetKafka()
+		if k.GetSasl().GetMechanism() == controlv1.SASL_PLAIN && k.GetTls() == nil {
+			warnings = append(warnings, field+".sasl: PLAIN without tls sends the password over the network as it is")
+		}
+		if k.GetTls().GetInsecureSkipVerify() {
+			warnings = append(warnings, field+".tls.insecure_skip_verify: anyone on the way can pose as the brokers; set ca_file instead")
+		}
 	}
 	ch := p.GetSink().GetClickhouse()
 	if ch.GetTls().GetInsecureSkipVerify() {

@@ -1,0 +1,126 @@
+package spec
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+)
+
+// Side is the side of a join that a source is on.
+type Side int
+
+// The sides of a join.
+const (
+	Left Side = iota
+	Right
+)
+
+// Branch is the way of one source up to the join, or of the only source to the sink.
+type Branch struct {
+	Source  string // its name; "" without a join
+	Spec    *controlv1.Source
+	Dedup   *controlv1.Dedup // nil: every event passes
+	JoinKey []string         // fields, in the order of join.on; nil without a join
+	Time    string           // event-time field for the join; "" = the Kafka timestamp
+	Side    Side
+	// Relane: the dedup key is not the join key, field by field, so that dedup works in other lanes than the join and has to take the
+	// batches apart.
+	Relane bool
+}
+
+// Field is where the branch's source stands in the specification.
+func (b Branch) Field() string {
+	if b.Source == "" {
+		return "source"
+	}
+	return "sources." + b.Source
+}
+
+// Branches returns the branches of a pipeline with its defaults: one without a join, else left and right. A source of a
+// join that is not there has no branch.
+func Branches(p *controlv1.Pipeline) []Branch {
+	join := p.GetJoin()
+	if join == nil {
+		return []Branch{{Spec: p.GetSource(), Dedup: p.GetDedup()}}
+	}
+	var branches []Branch
+	for side, name := range []string{join.GetLeft(), join.GetRight()} {
+		source := p.GetSources()[name]
+		if source == nil {
+			continue
+		}
+		b := Branch{Source: name, Spec: source, Dedup: source.GetDedup(), Time: source.GetTime(), Side: Side(side)}
+		for _, on := range join.GetOn() {
+			field := on.GetLeft()
+			if b.Side == Right {
+				field = on.GetRight()
+			}
+			b.JoinKey = append(b.JoinKey, field)
+		}
+		b.Relane = b.Dedup != nil && !slices.Equal(b.Dedup.GetKey(), b.JoinKey)
+		branches = append(branches, b)
+	}
+	return branches
+}
+
+// BranchOf returns the branch of a source; ok is false when there is none of that name.
+func BranchOf(p *controlv1.Pipeline, source string) (b Branch, ok bool) {
+	for _, b := range Branches(p) {
+		if b.Source == source {
+			return b, true
+		}
+	}
+	return Branch{}, false
+}
+
+// Columns returns the columns of a schema that take their values from the source, in the schema's order: the layout of that
+// source's batches.
+func Columns(schema *controlv1.Schema, source string) []*controlv1.SchemaColumn {
+	var columns []*controlv1.SchemaColumn
+	for _, c := range schema.GetColumns() {
+		if c.GetSource() == source {
+			columns = append(columns, c)
+		}
+	}
+	return columns
+}
+
+// Qualified takes a column's `from` with a source's name in front apart: orders.amount. Without a join nothing is.
+func Qualified(p *controlv1.Pipeline, from string) (source, path string, ok bool) {
+	if p.GetJoin() == nil {
+		return "", from, false
+	}
+	source, path, dotted := strings.Cut(from, ".")
+	if _, known := p.GetSources()[source]; !dotted || !known || path == "" {
+		return "", from, false
+	}
+	return source, Path(path), true
+}
+
+const (
+	minHeartbeat = 100 * time.Millisecond
+	maxHeartbeat = time.Second
+)
+
+// Heartbeat is how long a lane may go without hearing that the event time of a partition has moved. It is a tenth of what a row
+// waits in any case, so that it adds little to that.
+func Heartbeat(p *controlv1.Pipeline) time.Duration {
+	join := p.GetJoin()
+	waits := join.GetGrace().AsDuration()
+	if join.GetKind() != controlv1.Join_LOOKUP {
+		waits += join.GetWindow().AsDuration()
+	}
+	return min(max(waits/10, minHeartbeat), maxHeartbeat)
+}
+
+// Idle is how long a partition without new events holds the watermark back.
+func Idle(p *controlv1.Pipeline) time.Duration {
+	join := p.GetJoin()
+	idle := join.GetIdle().AsDuration()
+	if join.GetWindow() == nil {
+		return idle // a LOOKUP that remembers for good
+	}
+	return min(idle, join.GetWindow().AsDuration()+join.GetGrace().AsDuration())
+}
