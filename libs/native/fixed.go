@@ -16,10 +16,14 @@ type fixed struct {
 	buf     []byte
 	convert converter
 	zero    []byte // the default value, width bytes
+	form    form
 }
 
+// firstDate32 is ClickHouse's default of Date32: 1900-01-01, in days since 1970.
+const firstDate32 = -25567
+
 func newFixed(t *Type) (*fixed, error) {
-	n := &fixed{width: t.width, zero: make([]byte, t.width)}
+	n := &fixed{width: t.width, zero: make([]byte, t.width), form: formOf(t)}
 	switch t.kind {
 	case kindInt, kindUint:
 		n.convert = integerConverter(t)
@@ -31,6 +35,9 @@ func newFixed(t *Type) (*fixed, error) {
 		n.convert = fixedStringConverter(t)
 	case kindDate, kindDate32:
 		n.convert = dateConverter(t)
+		if t.kind == kindDate32 {
+			putInt(n.zero, firstDate32)
+		}
 	case kindDateTime:
 		n.convert = dateTimeConverter(t)
 	case kindDateTime64:

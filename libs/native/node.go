@@ -37,6 +37,14 @@ type node interface {
 	prepare() error
 	state(e *encoder)
 	encode(e *encoder)
+
+	// decodeState and decode read what state and encode write, as a server sends it. The node is empty before, and
+	// after an error in any state.
+	decodeState(d *decoder) error
+	decode(d *decoder, rows int) error
+
+	// hash appends a hash of each row: 0 for the type's default value, and for nothing else.
+	hash(dst []uint64) []uint64
 }
 
 var errCutWire = errors.New("column is cut off")

@@ -27,6 +27,8 @@ type variant struct {
 
 	marks []int    // scratch of appendJSON
 	keeps [][]byte // scratch of readWire: for each element which of its rows are kept
+
+	seeds []uint64 // of hash: a number for each type
 }
 
 type order []int
@@ -40,6 +42,7 @@ func newVariant(t *Type) (*variant, error) {
 		}
 		n.elems, n.takes = append(n.elems, c), append(n.takes, naturalKinds(elem))
 		n.plain, n.real = append(n.plain, i), append(n.real, i)
+		n.seeds = append(n.seeds, nameSeed(elem.name))
 	}
 	by := func(decimals int) func(a, b int) int {
 		return func(a, b int) int {
