@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -14,12 +15,14 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/telemetry"
 )
 
 // Options is what the program decides, not the user.
@@ -98,9 +101,18 @@ func (p *process) run(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("JetStream: %w", err)
 	}
+	traces, err := telemetry.Open(ctx, Version(), p.cfg.Name, os.Getenv, p.log)
+	if err != nil {
+		return fmt.Errorf("tracing: %w", err)
+	}
+	defer traces.Shutdown(ctx)
 	names := make([]string, len(p.defs))
+	tracers := make(map[string]trace.Tracer, len(p.defs))
 	for i, d := range p.defs {
 		names[i] = d.Name
+		if tracers[d.Name], err = traces.Tracer(ctx, d.Name); err != nil {
+			return fmt.Errorf("tracing: %w", err)
+		}
 	}
 	p.waiting = slices.Clone(names)
 	label := "standalone"
@@ -139,8 +151,9 @@ func (p *process) run(ctx context.Context) (err error) {
 	err = p.services(ctx, serversCtx, func(name string) Deps {
 		return Deps{
 			Instance: p.cfg.Name, NATS: p.nc, JS: js,
-			Log:   p.log.With("service", name),
-			Meter: provider.Meter("sluice/" + name),
+			Log:    p.log.With("service", name),
+			Meter:  provider.Meter("sluice/" + name),
+			Tracer: tracers[name],
 		}
 	})
 	stopWatch()

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/pflag"
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -33,6 +34,8 @@ type Deps struct {
 	Log  *slog.Logger
 	// Meter is of the service's own name; its instruments appear under /metrics.
 	Meter metric.Meter
+	// Tracer is of the service's own name. It does nothing unless the environment names a collector; see package telemetry.
+	Tracer trace.Tracer
 }
 
 // Service does the work. It may also be a Stage, and a Readier.
