@@ -126,6 +126,13 @@ func (p *process) run(ctx context.Context) (err error) {
 	defer func() { _ = provider.Shutdown(context.WithoutCancel(ctx)) }()
 
 	p.stages = &stageServer{instance: p.cfg.Name}
+	shell := provider.Meter("sluice")
+	if err := observeUnits(shell, p.stages); err != nil {
+		return err
+	}
+	if js, err = measure(js, shell); err != nil {
+		return err
+	}
 	healthS := health.NewServer()
 	grpcS := newServer(p.log, p.stages, healthS)
 	for _, d := range p.defs {
