@@ -62,7 +62,7 @@ type lane struct {
 	table    clickhouse.Name
 	layouts  map[uint64]*layout
 	inserter inserter
-	letters  *deadLetters
+	letters  *letters
 	trouble  trouble
 	pace     pace
 
@@ -77,11 +77,9 @@ type lane struct {
 }
 
 // run works until ctx ends or something fails that only a new start can mend.
-func (l *lane) run(ctx context.Context) (err error) {
-	defer func() {
-		l.inserter.Close()
-		err = errors.Join(err, l.letters.close())
-	}()
+func (l *lane) run(ctx context.Context) error {
+	defer l.inserter.Close()
+	defer l.letters.close()
 	if err := l.take(ctx); err != nil {
 		return err
 	}
@@ -94,7 +92,7 @@ func (l *lane) run(ctx context.Context) (err error) {
 	from, pending := l.covered+1, l.pos.stored.GetPending()
 	g.Go(func() error { return l.collect(ctx, from, pending, free, blocks) })
 	g.Go(func() error { return l.send(ctx, free, blocks) })
-	err = g.Wait()
+	err := g.Wait()
 	if asked.Err() != nil && errors.Is(err, context.Cause(asked)) {
 		return nil
 	}
@@ -231,9 +229,7 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 			}
 		}
 		if s.refused > 0 {
-			if err := l.letters.close(); err != nil {
-				l.log.Warn("what was opened for dead letters could not be closed", "error", err)
-			}
+			l.letters.close()
 		}
 		l.tally.Records += uint64(b.rows.count)
 		l.tally.Rows += uint64(b.rows.count) - s.refused

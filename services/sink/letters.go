@@ -4,34 +4,29 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/proto"
 
-	eventv1 "sluice/gen/sluice/event/v1"
-	"sluice/libs/fencedlog"
+	"sluice/libs/clickhouse"
+	"sluice/libs/deadletters"
 	"sluice/services/sink/internal/block"
 )
 
-// deadLetters writes the rows that a table refuses to the pipeline's dead-letter log. Owned by the lane's sender.
+// letters writes the rows that a table refuses to the pipeline's dead-letter log. Owned by the lane's sender.
 //
-// Its messages are placed by block and by row: a restart finds there how far the refused rows of a block are in the log,
+// They are placed by block and by row: a restart finds there how far the refused rows of a block are in the log,
 // and does not send those rows to the table again.
-type deadLetters struct {
-	js         jetstream.JetStream
-	log        fencedlog.Log // of dead letters
-	lane       int
-	maxPayload int64
-	locator    *locator
-	originals  *originals
-	waiting    func(error)
+type letters struct {
+	js       jetstream.JetStream
+	pipeline string
+	options  deadletters.Options
+	locator  *locator
 
-	writer *fencedlog.Writer // nil until the first row is refused
-	last   letterPosition    // of the last message in the log
+	writer *deadletters.Writer // nil until the first row is refused
+	last   letterPosition      // of the last Append
 }
 
-// letterPosition is the place of a dead-letter message: all refused rows of the block [first, last] up to order are in.
+// letterPosition is the place of refused rows: of the block [first, last], from order on.
 type letterPosition struct {
 	first, last uint64
 	order       int
@@ -49,17 +44,15 @@ func parseLetterPosition(text string) (p letterPosition, err error) {
 	return p, nil
 }
 
-func (d *deadLetters) open(ctx context.Context) error {
+func (d *letters) open(ctx context.Context) error {
 	if d.writer != nil {
 		return nil
 	}
-	w, recovered, err := fencedlog.Open(ctx, d.js, d.log, "sink-"+strconv.Itoa(d.lane), fencedlog.Options{
-		Lanes: []int{d.lane}, Wait: d.waiting,
-	})
+	w, last, err := deadletters.Open(ctx, d.js, d.pipeline, stageName+"-"+strconv.Itoa(d.options.Lane), d.options)
 	if err != nil {
 		return err
 	}
-	if d.last, err = parseLetterPosition(recovered.Last[d.lane].Position); err != nil {
+	if d.last, err = parseLetterPosition(last); err != nil {
 		return err
 	}
 	d.writer = w
@@ -67,26 +60,28 @@ func (d *deadLetters) open(ctx context.Context) error {
 }
 
 // close lets go of what was opened. The dead letters can be used again.
-func (d *deadLetters) close() error {
+func (d *letters) close() {
 	d.locator.close()
-	return d.originals.close()
+	if d.writer != nil {
+		d.writer.Close()
+	}
 }
 
 // lastOf is the last row of the block, in the order in which it is sent, that the log has; -1: none. It fences off
 // whoever wrote for the lane before.
-func (d *deadLetters) lastOf(ctx context.Context, name block.Name) (int, error) {
+func (d *letters) lastOf(ctx context.Context, name block.Name) (int, error) {
 	if err := d.open(ctx); err != nil {
 		return 0, err
 	}
 	if d.last.first != name.First || d.last.last != name.Last {
 		return -1, nil
 	}
-	return d.last.order, nil
+	return d.last.order + d.writer.In(d.last.String()) - 1, nil
 }
 
-// write writes refused rows of a block, which come in the order in which the block is sent. It returns once
+// write writes refused rows of a block: one after the other in the order in which the block is sent. It returns once
 // they are in the log.
-func (d *deadLetters) write(ctx context.Context, name block.Name, l *layout, refused []refusal) error {
+func (d *letters) write(ctx context.Context, name block.Name, l *layout, refused []refusal) error {
 	last, err := d.lastOf(ctx, name)
 	if err != nil {
 		return err
@@ -97,45 +92,21 @@ func (d *deadLetters) write(ctx context.Context, name block.Name, l *layout, ref
 	if len(refused) == 0 {
 		return nil
 	}
-	var message eventv1.DeadLetterBatch
-	size := 0
-	send := func(upTo int) error {
-		data, err := proto.Marshal(&message)
-		if err != nil {
-			return fmt.Errorf("encode dead letters: %w", err)
-		}
-		at := letterPosition{name.First, name.Last, refused[upTo].order}
-		// A crash after this finds the position in the log and goes on behind it.
-		if _, err := d.writer.Append(ctx, d.lane, at.String(), data); err != nil {
-			return err
-		}
-		d.last, size = at, 0
-		message.Letters = nil
-		return nil
-	}
+	rows := make([]deadletters.Refusal, len(refused))
 	for i, r := range refused {
-		letter, err := d.locator.find(ctx, name, r.group.BlockRow(r.row))
-		if err != nil {
+		if rows[i], err = d.locator.find(ctx, name, r.group.BlockRow(r.row)); err != nil {
 			return err
 		}
-		letter.Reason = r.reason
-		if err := d.originals.fill(ctx, letter.DeadLetter, letter.topicID, r, l, d.room()); err != nil {
-			return err
-		}
-		n := proto.Size(letter.DeadLetter) + 16
-		if size > 0 && size+n > d.room() {
-			if err := send(i - 1); err != nil {
-				return err
+		rows[i].Reason = r.reason
+		rows[i].Row = func() ([]byte, error) {
+			columns, err := r.group.slice(l, block.Range{From: r.row, To: r.row + 1})
+			if err != nil {
+				return nil, err
 			}
+			return clickhouse.RenderRow(columns)
 		}
-		message.Letters = append(message.Letters, letter.DeadLetter)
-		size += n
 	}
-	return send(len(refused) - 1)
+	d.last = letterPosition{name.First, name.Last, refused[0].order}
+	// A crash in it finds in the log which row is the last, and goes on behind it.
+	return d.writer.Append(ctx, d.last.String(), rows)
 }
-
-// room is how many bytes of letters fit into a message, with its headers.
-func (d *deadLetters) room() int { return int(d.maxPayload) - 16<<10 }
-
-// clean makes text fit for a protobuf string: servers quote values as they are.
-func clean(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }

@@ -4,22 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	eventv1 "sluice/gen/sluice/event/v1"
+	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/services/sink/internal/block"
 )
-
-// located is a dead letter whose original is still to be fetched.
-type located struct {
-	*eventv1.DeadLetter
-	topicID []byte
-}
 
 // locator finds in Kafka's terms which events rows of a block are, by reading the block's messages again: to keep the
 // coordinates of all rows of all blocks, for the few that are refused, would cost more. It is asked for rows in
@@ -28,6 +21,7 @@ type locator struct {
 	js       jetstream.JetStream
 	upstream fencedlog.Log
 	lane     int
+	left     left // of the join, if there is one
 	waiting  func(error)
 
 	name   block.Name
@@ -36,8 +30,8 @@ type locator struct {
 	before int // rows of the block before the message in view
 }
 
-// find returns the coordinates of a row of the block. It waits for NATS as long as it takes.
-func (l *locator) find(ctx context.Context, name block.Name, row int) (located, error) {
+// find returns the record of a row of the block. It waits for NATS as long as it takes.
+func (l *locator) find(ctx context.Context, name block.Name, row int) (deadletters.Refusal, error) {
 	waited := false
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
 		found, err := l.attempt(ctx, name, row)
@@ -63,26 +57,26 @@ func (l *locator) find(ctx context.Context, name block.Name, row int) (located, 
 
 var errNotWhatItWas = errors.New("the log is not what it was")
 
-func (l *locator) attempt(ctx context.Context, name block.Name, row int) (located, error) {
+func (l *locator) attempt(ctx context.Context, name block.Name, row int) (deadletters.Refusal, error) {
 	if l.reader == nil || l.name != name || row < l.before {
 		l.close()
 		reader, err := fencedlog.OpenReader(ctx, l.js, l.upstream, l.lane, name.First)
 		if err != nil {
-			return located{}, err
+			return deadletters.Refusal{}, err
 		}
 		l.reader, l.name, l.before, l.view = reader, name, 0, batch.View{}
 	}
 	for row >= l.before+l.view.Selected {
 		msg, err := l.reader.Next(ctx)
 		if err != nil {
-			return located{}, err
+			return deadletters.Refusal{}, err
 		}
 		if msg.Sequence > name.Last {
-			return located{}, fmt.Errorf("messages %d to %d of %s do not hold row %d: %w", name.First, name.Last, l.upstream.Stream(), row, errNotWhatItWas)
+			return deadletters.Refusal{}, fmt.Errorf("messages %d to %d of %s do not hold row %d: %w", name.First, name.Last, l.upstream.Stream(), row, errNotWhatItWas)
 		}
 		l.before += l.view.Selected
 		if err := l.view.Parse(msg.Data); err != nil {
-			return located{}, fmt.Errorf("message %d of %s: %w: %w", msg.Sequence, l.upstream.Stream(), err, errNotWhatItWas)
+			return deadletters.Refusal{}, fmt.Errorf("message %d of %s: %w: %w", msg.Sequence, l.upstream.Stream(), err, errNotWhatItWas)
 		}
 	}
 	nth := l.before
@@ -91,14 +85,31 @@ func (l *locator) attempt(ctx context.Context, name block.Name, row int) (locate
 			continue
 		}
 		if nth == row {
-			return located{&eventv1.DeadLetter{
-				Topic: string(l.view.Topic), Partition: l.view.Partition, Offset: l.view.Offset(at),
-				Stage: stageName, RefusedMs: time.Now().UnixMilli(), SchemaRevision: l.view.SchemaRevision,
-			}, slices.Clone(l.view.TopicID)}, nil
+			return l.refusal(at), nil
 		}
 		nth++
 	}
-	return located{}, fmt.Errorf("a message of %s selects %d rows, but %d are to be selected: %w", l.upstream.Stream(), nth-l.before, l.view.Selected, errNotWhatItWas)
+	return deadletters.Refusal{}, fmt.Errorf("a message of %s selects %d rows, but %d are to be selected: %w", l.upstream.Stream(), nth-l.before, l.view.Selected, errNotWhatItWas)
+}
+
+// left is the source of which a join's rows are named.
+type left struct{ source, topic string }
+
+func leftOf(p *controlv1.Pipeline) left {
+	name := p.GetJoin().GetLeft()
+	return left{name, p.GetSources()[name].GetKafka().GetTopic()}
+}
+
+// refusal names the record of a row in view. Of a joined row, that is the left one.
+func (l *locator) refusal(row int) deadletters.Refusal {
+	r := deadletters.Refusal{Offset: l.view.Offset(row), SchemaRevision: l.view.SchemaRevision}
+	if len(l.view.Origins) > 0 {
+		r.Source, r.Topic, r.Partition = l.left.source, l.left.topic, l.view.Origin(row).LeftPartition
+		return r
+	}
+	r.Topic, r.Partition = string(l.view.Topic), l.view.Partition
+	copy(r.TopicID[:], l.view.TopicID)
+	return r
 }
 
 func (l *locator) close() {

@@ -21,6 +21,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/clickhouse"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 	"sluice/libs/service"
@@ -89,11 +90,22 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
 		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff},
 	}
-	l.letters = &deadLetters{
-		js: s.deps.JS, log: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.DeadLetters},
-		lane: index, maxPayload: s.deps.NATS.MaxPayload(), waiting: l.trouble.sending,
-		locator:   &locator{js: s.deps.JS, upstream: l.upstream, lane: index, waiting: l.trouble.sending},
-		originals: &originals{source: p.GetSource().GetKafka(), client: "sluice-sink-" + p.GetId(), waiting: l.trouble.sending},
+	l.letters = &letters{
+		js: s.deps.JS, pipeline: p.GetId(),
+		options: deadletters.Options{
+			Stage: stageName, Lane: index, MaxPayload: s.deps.NATS.MaxPayload(), Sources: sources(p),
+			ClientID: "sluice-sink-" + p.GetId(), Wait: l.trouble.sending,
+		},
+		locator: &locator{js: s.deps.JS, upstream: l.upstream, lane: index, left: leftOf(p), waiting: l.trouble.sending},
 	}
 	return l, nil
+}
+
+// sources are those of the pipeline by name; the only one of a pipeline without a join has none.
+func sources(p *controlv1.Pipeline) map[string]*controlv1.KafkaSource {
+	out := map[string]*controlv1.KafkaSource{}
+	for _, b := range spec.Branches(p) {
+		out[b.Source] = b.Spec.GetKafka()
+	}
+	return out
 }
