@@ -1,5 +1,5 @@
 // Package rows turns one Kafka record into one row: the key fingerprint, time and version that
-// the later stages work with, and a value in each column.
+// the later stages work with, with a join the join key's fingerprint and the event time, too, and a value in each column.
 //
 // Guaranteed: the outcome depends on the record and the plan only. A row is appended to all
 // columns or to none. Two keys have the same fingerprint if their fields are equal as
@@ -7,6 +7,9 @@
 // is allocated per record once the buffers are warm, except for a record that is refused.
 //
 // Not guaranteed: that a field which the plan does not name occurs only once in the record.
+//
+// An event that lacks a field of the join key, or has null there, has no join key; it is no fault. An event without the time
+// that it is joined by is refused.
 //
 // # Event time
 //

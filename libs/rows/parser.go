@@ -8,6 +8,7 @@ import (
 
 	"sluice/libs/jsonread"
 	"sluice/libs/native"
+	"sluice/libs/spec"
 )
 
 // Parser makes rows by a plan. It is reusable, not concurrent.
@@ -61,36 +62,71 @@ func (p *Parser) Parse(rec Record) (Row, *Reject) {
 		}
 		row.Version = version
 	}
+	if p.plan.join {
+		if reject := p.joined(&row); reject != nil {
+			return Row{}, reject
+		}
+	}
 	return row, nil
 }
 
-// key sets the fingerprint: XXH3-128 of the key fields' canonical bytes, in the key's order.
+// joined sets what the join needs. An event without the key is equal to nothing, which is no fault; one without a time is.
+func (p *Parser) joined(row *Row) *Reject {
+	if at := p.plan.eventTime; at >= 0 {
+		ms, reason := p.eventTime(p.values[at])
+		if reason != "" {
+			return &Reject{Field: p.plan.paths[at], Reason: reason}
+		}
+		row.EventMS = ms
+	} else if row.EventMS = p.record.TimestampMS; row.EventMS < 0 {
+		return &Reject{Field: spec.MetaTimestamp, Reason: "the record has no timestamp to be joined by; name a field of the event with time"}
+	}
+	for _, at := range p.plan.joinKey {
+		if p.values[at].Kind <= jsonread.Null {
+			return nil
+		}
+	}
+	row.JoinKey = p.fingerprint(p.plan.joinKey)
+	return nil
+}
+
+// key sets the fingerprint of the key, if there is one.
 func (p *Parser) key(row *Row) *Reject {
 	if len(p.plan.key) == 0 {
 		row.NoKey = true
 		return nil
 	}
-	p.canonical = p.canonical[:0]
 	for _, at := range p.plan.key {
 		v := p.values[at]
-		if v.Kind <= jsonread.Null {
-			if p.plan.passKeyless {
-				row.NoKey = true
-				return nil
-			}
-			reason := "missing key field"
-			if v.Kind == jsonread.Null {
-				reason = "missing key: the field is null"
-			}
-			return &Reject{Field: p.plan.paths[at], Reason: reason}
+		if v.Kind > jsonread.Null {
+			continue
 		}
-		p.canonical = v.AppendCanonical(p.canonical)
+		if p.plan.passKeyless {
+			row.NoKey = true
+			return nil
+		}
+		reason := "missing key field"
+		if v.Kind == jsonread.Null {
+			reason = "missing key: the field is null"
+		}
+		return &Reject{Field: p.plan.paths[at], Reason: reason}
+	}
+	row.Key = p.fingerprint(p.plan.key)
+	return nil
+}
+
+// fingerprint is XXH3-128 of the fields' canonical bytes, in the given order. Which fields they are does not matter: the keys of
+// both sides of a join meet.
+func (p *Parser) fingerprint(fields []int) [2]uint64 {
+	p.canonical = p.canonical[:0]
+	for _, at := range fields {
+		p.canonical = p.values[at].AppendCanonical(p.canonical)
 	}
 	sum := xxh3.Hash128(p.canonical)
-	if row.Key = [2]uint64{sum.Lo, sum.Hi}; row.Key == [2]uint64{} {
-		row.Key[0] = 1 // zero stands for no key
+	if sum.Lo == 0 && sum.Hi == 0 {
+		sum.Lo = 1 // zero stands for no key
 	}
-	return nil
+	return [2]uint64{sum.Lo, sum.Hi}
 }
 
 // AppendTo appends the record last parsed to cols, one for each column of the plan in its order:

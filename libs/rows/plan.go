@@ -19,6 +19,10 @@ type Plan struct {
 	key           []int
 	version, time int
 	passKeyless   bool
+	// With a join: the fields of its key, and its event time; -1 for Kafka's timestamp.
+	join      bool
+	joinKey   []int
+	eventTime int
 	headers       bool
 }
 
@@ -39,7 +43,17 @@ type column struct {
 
 // NewPlan makes the plan of a schema; dedup is nil in a pipeline without.
 func NewPlan(columns []*controlv1.SchemaColumn, dedup *controlv1.Dedup) (*Plan, error) {
-	p := &Plan{version: -1, time: -1}
+	return newPlan(columns, spec.Branch{Dedup: dedup})
+}
+
+// NewBranchPlan makes the plan of one source of a schema, whose columns are spec.Columns.
+func NewBranchPlan(schema *controlv1.Schema, b spec.Branch) (*Plan, error) {
+	return newPlan(spec.Columns(schema, b.Source), b)
+}
+
+func newPlan(columns []*controlv1.SchemaColumn, b spec.Branch) (*Plan, error) {
+	p := &Plan{version: -1, time: -1, eventTime: -1, join: b.JoinKey != nil}
+	dedup := b.Dedup
 	indexes := make(map[string]int)
 	index := func(path string) int {
 		path = spec.Path(path)
@@ -82,6 +96,12 @@ func NewPlan(columns []*controlv1.SchemaColumn, dedup *controlv1.Dedup) (*Plan, 
 	if dedup.GetTime() != "" {
 		p.time = index(dedup.GetTime())
 	}
+	for _, path := range b.JoinKey {
+		p.joinKey = append(p.joinKey, index(path))
+	}
+	if b.Time != "" {
+		p.eventTime = index(b.Time)
+	}
 	p.passKeyless = dedup.GetMissingKey() == controlv1.MissingKey_PASS
 	var err error
 	if p.json, err = jsonread.NewPlan(p.paths); err != nil {
@@ -107,6 +127,9 @@ func (p *Plan) Dedup() bool { return len(p.key) > 0 }
 
 // EventTime tells whether rows have a time of their own.
 func (p *Plan) EventTime() bool { return p.time >= 0 }
+
+// Join tells whether rows have a join key, or none, and an event time.
+func (p *Plan) Join() bool { return p.join }
 
 // Versions tells whether rows have a version.
 func (p *Plan) Versions() bool { return p.version >= 0 }
