@@ -121,20 +121,25 @@ func (s *session) sendQuery(ctx context.Context, i Insert) error {
 		}
 		settings = nil
 	}
+	return s.writeQuery(ctx, i.QueryID, settings, i.sql())
+}
+
+// writeQuery sends a query that has no external tables.
+func (s *session) writeQuery(ctx context.Context, id string, settings []proto.Setting, sql string) error {
 	compression := proto.CompressionDisabled
 	if s.frames != nil {
 		compression = proto.CompressionEnabled
 	}
 	var b proto.Buffer
 	proto.ClientCodeQuery.Encode(&b)
-	b.PutString(i.QueryID)
+	b.PutString(id)
 	proto.ClientInfo{
 		ProtocolVersion: s.revision,
 		Major:           1,
 		Interface:       proto.InterfaceTCP,
 		Query:           proto.ClientQueryInitial,
 		InitialUser:     s.username,
-		InitialQueryID:  i.QueryID,
+		InitialQueryID:  id,
 		InitialAddress:  s.conn.LocalAddr().String(),
 		ClientName:      clientName,
 		Span:            trace.SpanContextFromContext(ctx),
@@ -148,7 +153,7 @@ func (s *session) sendQuery(ctx context.Context, i Insert) error {
 	}
 	proto.StageComplete.Encode(&b)
 	compression.Encode(&b)
-	b.PutString(i.sql())
+	b.PutString(sql)
 	if _, err := s.out.Write(b.Buf); err != nil {
 		return fmt.Errorf("send the query: %w", err)
 	}

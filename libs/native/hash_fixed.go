@@ -17,7 +17,7 @@ const (
 	formUnsigned      // up to 8 bytes
 	formFloat
 	formBFloat16
-	formOffset // up to 8 bytes; the default is another than 0
+	formOffset  // up to 8 bytes; the default is another than 0
 	formNothing // values without content
 )
 
