@@ -43,8 +43,25 @@ type Reader struct {
 	unverified jetstream.Msg
 }
 
+// Mark is a message of a log: its sequence, and when the server stored it. The two together tell it from another that was given
+// its sequence after the log had lost its tail.
+type Mark struct {
+	Sequence uint64 // 0: none
+	Time     time.Time
+}
+
 // ErrPurged says that messages were removed that the reader has not read.
 var ErrPurged = errors.New("the log was purged beyond the reader's position")
+
+// OpenReaderAfter reads what comes after the message last, and notices if that is not the one that the log had there.
+func OpenReaderAfter(ctx context.Context, js jetstream.JetStream, log Log, lane int, last Mark) (*Reader, error) {
+	r, err := OpenReader(ctx, js, log, lane, last.Sequence+1)
+	if err != nil {
+		return nil, err
+	}
+	r.sequence, r.at = last.Sequence, last.Time // Next verifies it before the first message
+	return r, nil
+}
 
 // OpenReader reads a lane from the stream sequence from on. Positions of readers live in their own
 // checkpoints, so the consumer is ephemeral and unacknowledged.

@@ -24,9 +24,11 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 	"sluice/libs/lanes"
 	"sluice/libs/registry"
 	"sluice/libs/service"
+	"sluice/libs/spec"
 	"sluice/services/dedup/internal/window"
 )
 
@@ -74,21 +76,33 @@ func wanted(r *controlv1.PipelineRecord) bool {
 }
 
 func (d *Dedup) lane(ctx context.Context, owned *lanes.Lane) error {
-	return d.newLane(owned, owned.Pipeline, owned.Index, owned.Log).run(ctx)
+	return d.run(ctx, owned, owned.Pipeline, owned.Index, owned.Log, 0)
 }
 
-func (d *Dedup) newLane(u unit, record *controlv1.PipelineRecord, index int, log *slog.Logger) *lane {
+// run runs a lane; interval is between checkpoints, 0: the usual.
+func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineRecord, index int, log *slog.Logger, interval time.Duration) error {
 	p := record.GetSpec()
-	return &lane{
-		unit: u, js: d.deps.JS, log: log, metrics: d.metrics,
-		pipeline: p.GetId(), lanes: int(p.GetLanes()), index: index,
-		input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
-		output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup},
-		config: window.Config{
-			Window:    p.GetDedup().GetWindow().AsDuration().Truncate(time.Millisecond),
-			Latest:    p.GetDedup().GetKeep() == controlv1.Keep_LATEST,
-			EventTime: p.GetDedup().GetTime() != "",
-		},
-		interval: checkpointInterval, bytes: checkpointBytes,
+	config := window.Config{
+		Window:    p.GetDedup().GetWindow().AsDuration().Truncate(time.Millisecond),
+		Latest:    p.GetDedup().GetKeep() == controlv1.Keep_LATEST,
+		EventTime: p.GetDedup().GetTime() != "",
 	}
+	c, err := newCore(config, index, log)
+	if err != nil {
+		return err
+	}
+	var late uint64
+	return fold.Run(ctx, c, fold.Options{
+		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
+		Input:     fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
+		Output:    fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup},
+		Next:      spec.StageSink,
+		SealAfter: max(config.Window/16, time.Millisecond),
+		Interval:  interval,
+		Stepped: func(ctx context.Context, s fold.Step) {
+			d.metrics.batch(ctx, s, c.late()-late)
+			late = c.late()
+		},
+		Saved: d.metrics.checkpoint,
+	})
 }

@@ -28,7 +28,6 @@ import (
 	"sluice/libs/lanes"
 	"sluice/libs/playground/nats/natstest"
 	"sluice/libs/service"
-	"sluice/services/dedup/internal/window"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -97,13 +96,11 @@ func (o *owner) snapshot() *stagev1.UnitStatus {
 	return proto.CloneOf(&o.status)
 }
 
-// lane makes an instance of a lane that checkpoints often.
-func (w *world) lane(o *owner, index int) *lane {
+// run runs an instance of a lane that checkpoints often.
+func (w *world) run(ctx context.Context, o *owner, index int) error {
 	d, err := New(service.Deps{Instance: "i", JS: w.js, Log: slog.New(slog.DiscardHandler)}, nil)
 	require.NoError(w.t, err)
-	l := d.newLane(o, w.record, index, slog.New(slog.DiscardHandler))
-	l.interval = 20 * time.Millisecond
-	return l
+	return d.run(ctx, o, w.record, index, slog.New(slog.DiscardHandler), 20*time.Millisecond)
 }
 
 // running starts a lane, and starts it again when another has taken it, as the lane manager does;
@@ -113,7 +110,7 @@ func (w *world) running(o *owner, index int) (stop func(cause error) error) {
 	done := make(chan error, 1)
 	go func() {
 		for {
-			err := w.lane(o, index).run(ctx)
+			err := w.run(ctx, o, index)
 			taken := errors.Is(err, fencedlog.ErrFenced) || errors.Is(err, checkpoint.ErrConflict)
 			if err != nil && !taken {
 				done <- err
@@ -345,7 +342,7 @@ func TestCheckpointOnRequestAndPurge(t *testing.T) {
 	stopIdle := w.running(newOwner(), 1) // a lane without events
 	p := w.producer("0", 0)
 	var last uint64
-	for i := range uint64(3 * idleGap) {
+	for i := range uint64(3 * 64) {
 		last = p.send(i + 1)
 	}
 	w.check()
@@ -358,7 +355,7 @@ func TestCheckpointOnRequestAndPurge(t *testing.T) {
 	require.NoError(t, p.writer.Settle(t.Context(), []byte("x"))) // the writer no longer needs its messages either
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
-		return err == nil && info.State.FirstSeq > last-idleGap
+		return err == nil && info.State.FirstSeq > last-64
 	}, 20*time.Second, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.NoError(t, stopIdle(lanes.ErrStopping))
@@ -411,7 +408,7 @@ func TestTailLossIsNoticed(t *testing.T) {
 					p.send(i)
 				}
 			}
-			require.ErrorIs(t, w.lane(newOwner(), 0).run(t.Context()), fencedlog.ErrTailLost)
+			require.ErrorIs(t, w.run(t.Context(), newOwner(), 0), fencedlog.ErrTailLost)
 		})
 	}
 }
@@ -436,18 +433,4 @@ func TestWindowChange(t *testing.T) {
 	require.EqualValues(t, 1, w.outputs(3)[2].Selected)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.Equal(t, 3, w.count())
-}
-
-// TestStatusDoesNotGoBack while a new owner replays what the last one has shown.
-func TestStatusDoesNotGoBack(t *testing.T) {
-	set, err := window.New(window.Config{Window: time.Second})
-	require.NoError(t, err)
-	o, f := newOwner(), &fold{set: set}
-	o.status.Tally = &eventv1.Tally{Records: 5}
-	f.tally.Records = 4
-	f.report(o, 1)
-	require.EqualValues(t, 5, o.snapshot().Tally.Records)
-	f.tally.Records = 6
-	f.report(o, 0)
-	require.EqualValues(t, 6, o.snapshot().Tally.Records)
 }

@@ -8,7 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
-	"sluice/libs/batch"
+	"sluice/libs/fold"
 )
 
 // metrics are all that the stage counts. There are no labels.
@@ -48,12 +48,12 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 	return &out, nil
 }
 
-func (m *metrics) batch(ctx context.Context, before, after batch.Tally, late uint64, bytes int, took time.Duration) {
-	m.rows.Add(ctx, int64(after.Records-before.Records))
-	m.duplicates.Add(ctx, int64(after.Duplicates-before.Duplicates))
+func (m *metrics) batch(ctx context.Context, s fold.Step, late uint64) {
+	m.rows.Add(ctx, int64(s.After.Records-s.Before.Records))
+	m.duplicates.Add(ctx, int64(s.After.Duplicates-s.Before.Duplicates))
 	m.late.Add(ctx, int64(late))
-	m.bytes.Add(ctx, int64(bytes))
-	m.foldSeconds.Add(ctx, took.Seconds())
+	m.bytes.Add(ctx, int64(s.Bytes))
+	m.foldSeconds.Add(ctx, s.Took.Seconds())
 }
 
 func (m *metrics) checkpoint(ctx context.Context, took time.Duration) {

@@ -1,0 +1,126 @@
+package fold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sluice/libs/checkpoint"
+	"sluice/libs/fencedlog"
+)
+
+// settleBytes is how much is appended before the fence is renewed, so that the output log can be purged up to there.
+const settleBytes = 8 << 20
+
+// publish appends the outputs one after the other, and passes checkpoints on when all outputs before
+// them are acknowledged.
+func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<- *save) error {
+	for o := range outputs {
+		switch {
+		case o.refusals != nil:
+			if err := l.refuse(work, o); err != nil {
+				return err
+			}
+			continue
+		case o.save == nil:
+			if _, err := l.writer.Append(work, o.lane, o.position.String(), o.data); err != nil {
+				return err
+			}
+			if l.writer.Unsettled() < settleBytes {
+				continue
+			}
+		}
+		// The fence says that everything up to here is in the log, also once those messages are
+		// purged. It is never behind the checkpoint: a log that is has lost its tail.
+		if err := l.writer.Settle(work, []byte(later(o.position, l.fold.published).String())); err != nil {
+			return err
+		}
+		if o.save == nil {
+			continue
+		}
+		select {
+		case saves <- o.save:
+		case <-work.Done():
+			return context.Cause(work)
+		}
+	}
+	return nil
+}
+
+// refuse sends rows to the dead letters, unless they are there.
+func (l *lane) refuse(work context.Context, o output) error {
+	if l.letters == nil {
+		return fmt.Errorf("stage %s refuses rows but has no dead letters", l.Stage)
+	}
+	// An equal position may be in by half: the writer knows.
+	if l.refused != o.position && l.refused.covers(o.position) {
+		return nil
+	}
+	return l.letters.Append(work, o.position.String(), o.refusals)
+}
+
+// keep makes checkpoints durable, and purges from the input what no lane needs any more.
+func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save) error {
+	tick := time.NewTicker(l.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-work.Done():
+			return context.Cause(work)
+		case s, more := <-saves:
+			if !more {
+				return nil
+			}
+			if err := l.save(work, s); err != nil {
+				return err
+			}
+			saved <- s // never blocks: one is on its way at most
+		case <-tick.C:
+			if err := l.purge(work); err != nil && work.Err() == nil {
+				l.Log.Warn("cannot purge", "log", l.Input.Stream(), "error", err)
+			}
+		}
+	}
+}
+
+// save repeats a checkpoint until it is made, or another has the lane.
+func (l *lane) save(work context.Context, s *save) error {
+	waited := false
+	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
+		began := time.Now()
+		err := l.state.Save(work, s.manifest, s.chunks)
+		if err == nil {
+			l.Saved(work, time.Since(began))
+			if waited {
+				l.waiting(nil)
+			}
+			return nil
+		}
+		if errors.Is(err, checkpoint.ErrConflict) {
+			return err
+		}
+		waited = true
+		l.waiting(fmt.Errorf("checkpoint: %w", err))
+		select {
+		case <-work.Done():
+			return context.Cause(work)
+		case <-time.After(backoff):
+		}
+	}
+}
+
+// purge is the first lane's task: one purge serves all. The message at the lowest position stays, so
+// that its time still tells whether the log lost its tail.
+func (l *lane) purge(work context.Context) error {
+	if l.Lane != 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(work, l.Interval)
+	defer cancel()
+	lowest, err := checkpoint.Lowest(ctx, l.JS, l.Pipeline, l.Stage, l.OfLanes)
+	if err != nil {
+		return err
+	}
+	return fencedlog.Purge(ctx, l.JS, l.Input, lowest)
+}
