@@ -37,6 +37,7 @@ type Lane struct {
 	pubMu     sync.Mutex // held while publishing, so that nothing is published after close
 	published time.Time  // guarded by pubMu
 	closed    bool       // guarded by pubMu
+	told      string     // guarded by pubMu; what the log says that the lane waits for, "" when it works
 }
 
 func newLane(cfg Config, log *slog.Logger, id laneID, record *controlv1.PipelineRecord) *Lane {
@@ -171,6 +172,7 @@ func (l *Lane) publish(ctx context.Context, reg Registry) error {
 		return nil
 	}
 	s := l.snapshot()
+	l.tell(s)
 	s.UpdateTime = timestamppb.Now()
 	if err := reg.PutStatus(ctx, s); err != nil {
 		l.mu.Lock()
@@ -180,6 +182,23 @@ func (l *Lane) publish(ctx context.Context, reg Registry) error {
 	}
 	l.published = time.Now()
 	return nil
+}
+
+// tell writes one line when the lane begins to wait and one when it works again. It is called four times a second at most, so
+// that what passes in a moment leaves no line. Called with pubMu held.
+func (l *Lane) tell(s *stagev1.UnitStatus) {
+	switch s.GetCondition() {
+	case stagev1.UnitStatus_WAITING:
+		if l.told == "" {
+			l.told = s.GetLastError()
+			l.Log.Warn("the lane waits", "for", l.told)
+		}
+	case stagev1.UnitStatus_RUNNING:
+		if l.told != "" {
+			l.told = ""
+			l.Log.Info("the lane works again")
+		}
+	}
 }
 
 // close ends publishing. final: says as the last thing that nobody owns the lane.

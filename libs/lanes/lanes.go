@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/metric"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -78,6 +79,8 @@ type Config struct {
 	JS       jetstream.JetStream
 	Registry Registry
 	Log      *slog.Logger
+	// Meter counts the changes of lanes; nil: nobody.
+	Meter metric.Meter
 	// Wanted tells whether this stage runs a pipeline, as its record is now.
 	Wanted func(*controlv1.PipelineRecord) bool
 	Run    Func
@@ -89,6 +92,7 @@ type Config struct {
 type Manager struct {
 	cfg     Config
 	log     *slog.Logger
+	metrics *metrics
 	process string // begins the session ids of this process
 	wake    chan struct{}
 	events  chan event
@@ -132,6 +136,7 @@ func New(cfg Config) *Manager {
 	return &Manager{
 		cfg:     cfg,
 		log:     cfg.Log.With("stage", cfg.Stage),
+		metrics: newMetrics(cfg.Meter, cfg.Stage),
 		process: hex.EncodeToString(nonce[:]),
 		wake:    make(chan struct{}, 1),
 		events:  make(chan event, 256),

@@ -60,6 +60,7 @@ func (m *Manager) start(id laneID, rev uint64, record *controlv1.PipelineRecord)
 	m.mu.Lock()
 	m.slots[id] = s
 	m.mu.Unlock()
+	m.metrics.started()
 	go m.work(s) // waited for: Run returns after it has received every slot from exits
 }
 
@@ -67,6 +68,7 @@ func (m *Manager) start(id laneID, rev uint64, record *controlv1.PipelineRecord)
 func (m *Manager) exited(s *slot) {
 	cause := context.Cause(s.ctx)
 	s.cancel(nil)
+	m.metrics.ended(cause)
 	m.mu.Lock()
 	delete(m.slots, s.id)
 	record := m.records[s.id.pipeline]
@@ -105,7 +107,8 @@ func (m *Manager) work(s *slot) {
 		if time.Since(began) > healthy {
 			backoff = minBackoff
 		}
-		l.Log.Warn("lane failed and is run again", "after", backoff, "error", err)
+		// Its status says so, and so does the log: Lane.publish.
+		l.Log.Debug("lane failed and is run again", "after", backoff, "error", err)
 		_ = l.Wait(s.ctx, err, backoff) // its error is the end of ctx, which ends the loop
 		backoff = min(2*backoff, maxBackoff)
 	}
