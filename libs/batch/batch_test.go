@@ -16,7 +16,7 @@ import (
 func example() *eventv1.EventBatch {
 	return &eventv1.EventBatch{
 		Format: Format, SchemaRevision: 7,
-		Kafka: &eventv1.KafkaRange{Topic: "orders", TopicId: bytes.Repeat([]byte{9}, 16), Partition: 3, FirstOffset: 1 << 40, LastOffset: 1<<40 + 12, Rewinds: 2},
+		Kafka: &eventv1.KafkaRange{Topic: "orders", TopicId: bytes.Repeat([]byte{9}, 16), Partition: 3, FirstOffset: 1 << 40, LastOffset: 1<<40 + 12, Rewinds: 2, RewoundTo: 17},
 		Rows:  3, Keys: bytes.Repeat([]byte{1}, 48), Times: bytes.Repeat([]byte{2}, 24),
 		Offsets: []byte{0, 0, 0, 0, 5, 0, 0, 0, 12, 0, 0, 0}, Versions: bytes.Repeat([]byte{3}, 24),
 		Selection: []byte{0b101}, Selected: 2, ColumnsSize: 5, Columns: []byte("hello"),

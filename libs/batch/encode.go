@@ -27,7 +27,8 @@ func (v *View) Append(dst []byte) []byte {
 		b = appendVarint(b, 3, uint64(int64(v.Partition)))
 		b = appendVarint(b, 4, uint64(v.FirstOffset))
 		b = appendVarint(b, 5, uint64(v.LastOffset))
-		return appendVarint(b, 6, uint64(v.Rewinds))
+		b = appendVarint(b, 6, uint64(v.Rewinds))
+		return appendVarint(b, 7, uint64(v.RewoundTo))
 	})
 	dst = appendVarint(dst, 4, uint64(v.Rows))
 	dst = appendBytes(dst, 5, v.Keys)
@@ -53,6 +54,7 @@ func (v *View) Append(dst []byte) []byte {
 		dst = appendNested(dst, 21, v.Progress.append)
 		dst = appendBytes(dst, 22, v.Origins)
 	}
+	dst = appendVarint(dst, 23, uint64(v.OldestMS))
 	return append(dst, v.unknown...)
 }
 

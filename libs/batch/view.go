@@ -46,7 +46,8 @@ type View struct {
 	Partition      int32
 	FirstOffset    int64
 	LastOffset     int64
-	Rewinds        uint32 // how often offsets of the partition had been given out anew
+	Rewinds        uint32 // how often Kafka had given offsets of the partition out anew,
+	RewoundTo      int64  // and from which one on the last time
 	Rows           int
 	Keys           []byte // rows × KeyBytes, or empty
 	Times          []byte // rows × TimeBytes, or empty
@@ -61,6 +62,7 @@ type View struct {
 	InputSequence  uint64
 	Tally          Tally
 	Traceparent    []byte
+	OldestMS       int64  // oldest Kafka timestamp; 0: not known
 	Source         []byte // with a join: name of the source; empty in what the join puts out
 	JoinKeys       []byte // rows × KeyBytes, or empty
 	EventTimes     []byte // rows × TimeBytes, or empty
@@ -127,6 +129,8 @@ func (v *View) setVarint(number protowire.Number, x uint64) bool {
 		v.ArrivalMS = int64(x)
 	case 15:
 		v.InputSequence = x
+	case 23:
+		v.OldestMS = int64(x)
 	default:
 		return false
 	}
@@ -184,6 +188,8 @@ func (v *View) setKafka(b []byte) error {
 			v.LastOffset = int64(x)
 		case 6:
 			v.Rewinds = uint32(x)
+		case 7:
+			v.RewoundTo = int64(x)
 		}
 	})
 }

@@ -42,7 +42,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	v := in.View
 	taken, duplicates := v.Selected, 0
 	if v.Rows > 0 && len(v.Keys) > 0 {
-		c.selection = ownSelection(v, c.selection)
+		c.selection = v.OwnSelection(c.selection)
 		n, err := c.set.Admit(window.Batch{
 			Writer: in.Writer, ArrivalMS: v.ArrivalMS, Rows: v.Rows,
 			Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,

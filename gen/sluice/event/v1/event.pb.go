@@ -402,7 +402,9 @@ type KafkaRange struct {
 	LastOffset  int64 `protobuf:"varint,5,opt,name=last_offset,json=lastOffset,proto3" json:"last_offset,omitempty"`
 	// How often Kafka had lost the end of the partition when the records were read (IngestPosition.rewinds): their offsets had
 	// been given to others before.
-	Rewinds       uint32 `protobuf:"varint,6,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
+	Rewinds uint32 `protobuf:"varint,6,opt,name=rewinds,proto3" json:"rewinds,omitempty"`
+	// Where the last of those began (IngestPosition.rewound_to): offsets below it are those of before.
+	RewoundTo     int64 `protobuf:"varint,7,opt,name=rewound_to,json=rewoundTo,proto3" json:"rewound_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +477,13 @@ func (x *KafkaRange) GetLastOffset() int64 {
 func (x *KafkaRange) GetRewinds() uint32 {
 	if x != nil {
 		return x.Rewinds
+	}
+	return 0
+}
+
+func (x *KafkaRange) GetRewoundTo() int64 {
+	if x != nil {
+		return x.RewoundTo
 	}
 	return 0
 }
@@ -2320,7 +2329,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
 	"partitionsB\x0f\n" +
-	"\r_max_event_ms\"\xb9\x01\n" +
+	"\r_max_event_ms\"\xd8\x01\n" +
 	"\n" +
 	"KafkaRange\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
@@ -2329,7 +2338,9 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vlast_offset\x18\x05 \x01(\x03R\n" +
 	"lastOffset\x12\x18\n" +
-	"\arewinds\x18\x06 \x01(\rR\arewinds\"\xfe\x01\n" +
+	"\arewinds\x18\x06 \x01(\rR\arewinds\x12\x1d\n" +
+	"\n" +
+	"rewound_to\x18\a \x01(\x03R\trewoundTo\"\xfe\x01\n" +
 	"\x05Tally\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x04R\arecords\x12\x1e\n" +
 	"\n" +
