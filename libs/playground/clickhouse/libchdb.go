@@ -6,8 +6,6 @@ import (
 	"runtime"
 	"sync"
 	"unsafe"
-
-	"github.com/ebitengine/purego"
 )
 
 // libchdb is the part of the engine's C interface that this package uses.
@@ -34,7 +32,7 @@ type queryFunc func(conn unsafe.Pointer, sql unsafe.Pointer, sqlLen uintptr, for
 // load opens the shared library. It stays in the process for good: a library of this size, with threads of its own,
 // cannot be unloaded safely.
 func load(path string) (*libchdb, error) {
-	handle, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
+	handle, err := dlopen(path)
 	if err != nil {
 		return nil, fmt.Errorf("load the ClickHouse engine: %w", err)
 	}
@@ -55,11 +53,11 @@ func load(path string) (*libchdb, error) {
 		"chdb_result_storage_bytes_read":   &l.storageBytes,
 		"chdb_set_signal_handlers_enabled": &disableSignals,
 	} {
-		sym, err := purego.Dlsym(handle, name)
+		sym, err := dlsym(handle, name)
 		if err != nil {
 			return nil, fmt.Errorf("load the ClickHouse engine: %s has no %s (another version?): %w", path, name, err)
 		}
-		purego.RegisterFunc(fn, sym)
+		registerFunc(fn, sym)
 	}
 	// Without this the engine takes SIGSEGV and its kin away from the Go runtime, which needs them.
 	// The call itself resets them to their defaults, and so does every connect: see keepSignals.
