@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -139,6 +140,8 @@ type Options struct {
 	Bytes    int
 	// Letters opens the dead-letter log as this lane's writer and returns the position of its last message. Nil: the Core refuses nothing.
 	Letters func(ctx context.Context) (letters Letters, last string, err error)
+	// Tracer makes the spans of steps and appends; nil: none.
+	Tracer trace.Tracer
 	// Stepped is told of each step, Saved of each checkpoint; for metrics. They may be nil.
 	Stepped func(context.Context, Step)
 	Saved   func(ctx context.Context, took time.Duration)

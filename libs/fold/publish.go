@@ -24,7 +24,10 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 			}
 			continue
 		case o.save == nil:
-			if _, err := l.writer.Append(work, o.lane, o.position.String(), o.data); err != nil {
+			ctx, end := l.fold.trace.append(work, o)
+			sequence, err := l.writer.Append(ctx, o.lane, o.position.String(), o.data)
+			end(sequence, err)
+			if err != nil {
 				return err
 			}
 			if l.writer.Unsettled() < settleBytes {

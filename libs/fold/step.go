@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"go.opentelemetry.io/otel/trace"
+
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/batch"
@@ -21,6 +23,7 @@ type fold struct {
 	// published is what was in the output log when the lane was taken.
 	published position
 	view      batch.View
+	trace     *tracing
 }
 
 // inLog tells whether a position was in the output log when the lane was taken.
@@ -29,16 +32,21 @@ func (f *fold) inLog(step uint64, part int) bool {
 }
 
 // step takes one input. What it puts out goes to out. After an error nothing has changed, or the lane is of no further use.
-func (f *fold) step(m fencedlog.Message, out *emitter) error {
+func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 	out.begin(f, m)
 	v := &f.view
 	if err := v.Parse(m.Data); err != nil {
 		return fmt.Errorf("sequence %d: %w", m.Sequence, err)
 	}
-	before := f.tally
-	err := f.core.Step(Input{
+	before, published := f.tally, f.inLog(m.Sequence, whole)
+	if !published {
+		span := f.trace.begin(m, v)
+		defer func() { f.trace.end(span, before, f.tally, err) }()
+		out.traced(span)
+	}
+	err = f.core.Step(Input{
 		Sequence: m.Sequence, Time: m.Time, Writer: m.Writer, View: v,
-		Published: f.inLog(m.Sequence, whole), Tally: &f.tally,
+		Published: published, Tally: &f.tally,
 	}, out)
 	if err != nil {
 		f.tally = before
@@ -85,6 +93,7 @@ type emitter struct {
 	held    output
 	holds   bool
 	emitted bool
+	trace   trace.SpanContext // of the step
 }
 
 func newEmitter(ctx context.Context, lanes []int, outputs chan<- output) *emitter {
@@ -97,6 +106,14 @@ func newEmitter(ctx context.Context, lanes []int, outputs chan<- output) *emitte
 
 func (e *emitter) begin(f *fold, m fencedlog.Message) {
 	e.f, e.m, e.part, e.letters, e.holds, e.emitted = f, m, 0, 0, false, false
+	e.trace = trace.SpanContext{}
+}
+
+// traced says what the spans of the step's outputs are children of; nil: there are none.
+func (e *emitter) traced(span trace.Span) {
+	if span != nil {
+		e.trace = span.SpanContext()
+	}
 }
 
 func (e *emitter) Append(lane int, encode func([]byte) []byte) error {
@@ -116,7 +133,7 @@ func (e *emitter) Append(lane int, encode func([]byte) []byte) error {
 			return err
 		}
 	}
-	e.held, e.holds = output{lane: lane, position: position{e.f.epoch, e.m.Sequence, part}, data: data}, true
+	e.held, e.holds = output{lane: lane, position: position{e.f.epoch, e.m.Sequence, part}, data: data, trace: e.trace}, true
 	return nil
 }
 

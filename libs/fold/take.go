@@ -58,6 +58,7 @@ func (l *lane) take(ctx context.Context) error {
 		core: l.core, published: published, epoch: m.GetEpoch(),
 		covered: fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())},
 		tally:   batch.TallyOf(m.GetTally()),
+		trace:   newTracing(&l.Options),
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/checkpoint"
 	"sluice/libs/deadletters"
@@ -24,6 +26,7 @@ type output struct {
 	data     []byte
 	refusals []deadletters.Refusal
 	save     *save
+	trace    trace.SpanContext // of the step
 }
 
 // save is a checkpoint on its way.

@@ -64,7 +64,7 @@ func New(deps service.Deps, reg lanes.Registry) (*Dedup, error) {
 	}
 	d := &Dedup{deps: deps, metrics: m}
 	d.Manager = lanes.New(lanes.Config{
-		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: reg, Log: deps.Log,
+		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: reg, Log: deps.Log, Meter: deps.Meter,
 		Wanted: wanted, Run: d.lane,
 	})
 	return d, nil
@@ -99,6 +99,7 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 		Next:      spec.StageSink,
 		SealAfter: max(config.Window/16, time.Millisecond),
 		Interval:  interval,
+		Tracer:    d.deps.Tracer,
 		Stepped: func(ctx context.Context, s fold.Step) {
 			d.metrics.batch(ctx, s, c.late()-late)
 			late = c.late()
