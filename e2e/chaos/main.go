@@ -24,6 +24,9 @@ type Config struct {
 	Bin    string        // directory of the binaries
 	Dir    string        // of everything that the run leaves
 	Keep   bool          // keep Dir also after a success
+	// Outages, if there are any, come instead of the schedule.
+	Outages []Outage
+	Memory  uint64 // MiB that no service may exceed
 }
 
 func main() {
@@ -36,13 +39,25 @@ func main() {
 	flag.StringVar(&c.Bin, "bin", "bin", "directory of the binaries to test")
 	flag.StringVar(&c.Dir, "dir", "", "directory for data and logs; default a temporary one")
 	flag.BoolVar(&c.Keep, "keep", false, "keep data and logs after a success, too")
+	flag.Uint64Var(&c.Memory, "memory", 512, "MiB of resident memory that no service may exceed")
+	long := flag.String("outages", "", "long outages instead of the schedule: PART=DURATION,…, or \"long\" for "+outages)
 	plan := flag.Bool("plan", false, "print the schedule and do nothing")
 	flag.Parse()
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64N(1_000_000) + 1
 	}
+	if *long == "long" {
+		*long = outages
+	}
+	if *long != "" {
+		var err error
+		if c.Outages, err = ParseOutages(*long); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos:", err)
+			os.Exit(2)
+		}
+	}
 	if *plan {
-		printPlan(Plan(c.Seed, c.Faults))
+		printPlan(c.plan())
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,6 +72,14 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println("PASS")
+}
+
+// plan is the schedule.
+func (c Config) plan() []Step {
+	if len(c.Outages) > 0 {
+		return outagePlan(c.Outages)
+	}
+	return Plan(c.Seed, c.Faults)
 }
 
 // run prepares the directory and removes it after a success.

@@ -62,6 +62,16 @@ func (p *Process) Start() error {
 	return nil
 }
 
+// PID is the process's number while it runs, else 0.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
 // Kill ends it with SIGKILL and waits until it is gone.
 func (p *Process) Kill() error { _, err := p.end(syscall.SIGKILL); return err }
 

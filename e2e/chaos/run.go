@@ -43,8 +43,8 @@ func (r *Run) complain(format string, args ...any) {
 
 // do runs everything and tells whether the promise held. An error is the harness's own.
 func (r *Run) do(ctx context.Context) (ok bool, err error) {
-	plan := Plan(r.Seed, r.Faults)
-	r.say("seed %d, %d faults in %d steps, %d events/s", r.Seed, r.Faults, len(plan), r.Rate)
+	plan := r.plan()
+	r.say("seed %d, %d steps, %d events/s", r.Seed, len(plan), r.Rate)
 	stack, err := newStack(ctx, r.Bin, r.Dir, r.complain)
 	if err != nil {
 		return false, err
@@ -90,7 +90,15 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 	produced := make(chan error, 1)
 	listeners.Go(func() { produced <- producer.Run(ctx, stop) })
 
-	stormErr := storm.Run(ctx, plan)
+	memory := newMemory(stack, r.Memory<<20, r.complain)
+	listeners.Go(func() { memory.Run(watching) })
+	var stormErr error
+	if len(r.Outages) > 0 {
+		stormErr = r.sufferOutages(ctx, storm, memory, r.Outages)
+	} else {
+		memory.Phase("all the time")
+		stormErr = storm.Run(ctx, plan)
+	}
 	close(stop)
 	if err := errors.Join(stormErr, <-produced); err != nil {
 		return false, r.failed(plan, stack, err)
@@ -104,6 +112,9 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 		r.complain("lag does not get 0: %v%s\n%s", waitErr, out, status)
 	} else {
 		r.say("lag 0 after %s", time.Since(calm).Round(100*time.Millisecond))
+	}
+	for _, line := range memory.Lines() {
+		fmt.Println(line)
 	}
 	return r.judge(ctx, plan, stack, producer, table, tap, storm, watch)
 }
