@@ -63,7 +63,7 @@ func consumer(c *sarama.Config, source *controlv1.KafkaSource) {
 	c.Consumer.Fetch.MaxBytes = 32 << 20
 	// How long a broker holds a request while there is nothing. New records answer it at once.
 	c.Consumer.MaxWaitTime = 250 * time.Millisecond
-	// Messages of a partition that wait for us. The channel holds messages, not bytes: 128 are 128 MB of 1 MB events.
+	// Messages of a partition that wait for us. The channel holds messages, not bytes: whoever consumes bounds those.
 	c.ChannelBufferSize = 128
 	// How long a full channel may hold up the other partitions of its broker; then it is parked.
 	c.Consumer.MaxProcessingTime = 250 * time.Millisecond

@@ -16,7 +16,11 @@ import (
 
 // PutStatus stores the condition of a unit in place of what was there before.
 func (r *Registry) PutStatus(ctx context.Context, s *stagev1.UnitStatus) error {
-	key := s.GetPipeline() + "." + s.GetStage() + "." + strconv.FormatUint(uint64(s.GetUnit()), 10)
+	unit := strconv.FormatUint(uint64(s.GetUnit()), 10)
+	if s.GetSource() != "" {
+		unit = s.GetSource() + "-" + unit
+	}
+	key := s.GetPipeline() + "." + s.GetStage() + "." + unit
 	data, err := proto.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("store status %s: %w", key, err)
@@ -31,7 +35,7 @@ func (r *Registry) PutStatus(ctx context.Context, s *stagev1.UnitStatus) error {
 	return nil
 }
 
-// Statuses returns what is stored of a pipeline's units, by stage and unit. Units that have not
+// Statuses returns what is stored of a pipeline's units, by stage, source and unit. Units that have not
 // written since NATS started are not in it, and units of an earlier pipeline of that id may be.
 func (r *Registry) Statuses(ctx context.Context, id string) ([]*stagev1.UnitStatus, error) {
 	var statuses []*stagev1.UnitStatus
@@ -54,7 +58,7 @@ func (r *Registry) Statuses(ctx context.Context, id string) ([]*stagev1.UnitStat
 		return nil, fmt.Errorf("statuses of pipeline %q: %w", id, err)
 	}
 	slices.SortFunc(statuses, func(a, b *stagev1.UnitStatus) int {
-		return cmp.Or(cmp.Compare(a.GetStage(), b.GetStage()), cmp.Compare(a.GetUnit(), b.GetUnit()))
+		return cmp.Or(cmp.Compare(a.GetStage(), b.GetStage()), cmp.Compare(a.GetSource(), b.GetSource()), cmp.Compare(a.GetUnit(), b.GetUnit()))
 	})
 	return statuses, nil
 }

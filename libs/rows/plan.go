@@ -23,7 +23,7 @@ type Plan struct {
 	join      bool
 	joinKey   []int
 	eventTime int
-	headers       bool
+	headers   bool
 }
 
 // column is where the value of a column comes from.

@@ -2,13 +2,13 @@ package ingestor
 
 import (
 	"context"
-	"strconv"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/rows"
+	"sluice/libs/spec"
 )
 
 // bounds are what Kafka says of a partition.
@@ -19,28 +19,28 @@ type bounds struct {
 
 // claim becomes the writer of one partition, of so many that the topic has.
 func (s *session) claim(ctx context.Context, topic string, number int32, partitions int, at bounds) (*claimed, error) {
-	deps, spec := s.service.deps, s.rec.GetSpec()
-	status := s.service.board.own(s.rec, number)
+	deps, pipeline, source := s.service.deps, s.rec.GetSpec(), s.branch.Source
+	status := s.service.board.own(s.rec, source, number)
 	c := &claimed{status: status, checkpoints: make(chan chan<- error), done: make(chan struct{})}
 	s.mu.Lock()
 	s.partitions[number] = c
 	s.mu.Unlock()
 
-	lanes := make([]int, spec.GetLanes())
+	lanes := make([]int, pipeline.GetLanes())
 	for i := range lanes {
 		lanes[i] = i
 	}
-	ingestLog := fencedlog.Log{Pipeline: spec.GetId(), Stage: fencedlog.Ingest}
-	lettersLog := fencedlog.Log{Pipeline: spec.GetId(), Stage: fencedlog.DeadLetters}
-	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, strconv.Itoa(int(number)), fencedlog.Options{Lanes: lanes, Wait: status.waiting})
+	ingestLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.Ingest}
+	lettersLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.DeadLetters}
+	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, writerOf(source, number), fencedlog.Options{Lanes: lanes, Wait: status.waiting})
 	if err != nil {
 		return nil, err
 	}
-	dead, err := fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(number))
+	dead, err := fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(source, number))
 	if err != nil {
 		return nil, err
 	}
-	pos, err := recoverPosition(at.id, firstOffset(s.rec, at.id, number, at.earliest), len(lanes), recovered, dead)
+	pos, err := recoverPosition(at.id, firstOffset(s.rec, source, at.id, number, at.earliest), len(lanes), recovered, dead)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	}
 	dirty := pos.fresh
 	if pos.fit(topic, number, at.earliest, at.end, time.Now()) {
-		s.service.log.Error("records are missing in Kafka", "pipeline", spec.GetId(), "partition", number, "loss", pos.loss.text)
+		s.service.log.Error("records are missing in Kafka", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
 		// Before anything is read: what the logs said so far no longer fits the offsets.
 		body, err := pos.body(topic, number)
 		if err != nil {
@@ -70,29 +70,33 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	if most := writer.MaxBytes(); most > 0 {
 		limit = min(limit, int(most/4))
 		// Half of the log is for what is settled, which a purge can remove: a full log gets free.
-		share = min(share, max(most/2/int64(max(partitions, 1)), minShare))
+		share = min(share, max(most/2/int64(max(partitions*s.branches, 1)), minShare))
 	}
 	large := min(256<<10, limit/4)
-	buffers := max(len(s.group), 1) * len(lanes) * buffersPerLane
+	buffers := max(len(s.group), 1) * s.branches * len(lanes) * buffersPerLane
+	dedup := s.branch.Dedup
 	p := &partition{
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
-		linger: linger(spec.GetBatch().GetMaxDelay().AsDuration()),
-		fields: batch.Fields{Keys: spec.GetDedup() != nil, Versions: spec.GetDedup().GetKeep() == controlv1.Keep_LATEST},
+		branch: s.branch, pulse: s.pulse(pos, partitions),
+		linger: linger(pipeline.GetBatch().GetMaxDelay().AsDuration()),
+		fields: batch.Fields{Keys: dedup != nil, Versions: dedup.GetKeep() == controlv1.Keep_LATEST, Join: s.plan.Join()},
 		// The event's own time otherwise.
-		byArrival: spec.GetDedup() != nil && spec.GetDedup().GetTime() == "",
+		byArrival: dedup != nil && dedup.GetTime() == "",
 		revision:  current(s.rec).GetRevision(),
 		plan:      s.plan, parser: rows.NewParser(s.plan), pos: pos, writer: writer,
 		letters: &letters{limit: int(deps.NATS.MaxPayload()) - messageOverhead, open: func(ctx context.Context) (*fencedlog.Writer, string, error) {
-			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
+			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(source, number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
 			return w, past.Last[lettersLane].Position, err
 		}},
-		app:   appender{writer: writer, limit: limit, plan: s.plan},
+		app: appender{writer: writer, limit: limit, plan: s.plan, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
+			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), writerOf(source, number))},
 		large: large,
 		share: share,
 		// Twice: rows are held as columns, and as a message while it is appended.
 		batchBytes: max(minBatchBytes, min(batchBytes, 2*large, bufferBudget/2/buffers)),
 		dirty:      dirty,
 		mark:       func(int64) {},
+		taken:      s.prefetch.taken,
 		same:       s.incarnation.same,
 		hold:       s.service.holdLarge,
 	}
@@ -106,4 +110,23 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 // allows before a row is in ClickHouse.
 func linger(maxDelay time.Duration) time.Duration {
 	return min(max(maxDelay/10, 2*time.Millisecond), 50*time.Millisecond)
+}
+
+// pulse is nil without a join.
+func (s *session) pulse(pos position, partitions int) *pulse {
+	join := s.rec.GetSpec().GetJoin()
+	if join == nil {
+		return nil
+	}
+	interval, idle := spec.Heartbeat(s.rec.GetSpec()), spec.Idle(s.rec.GetSpec())
+	b := &pulse{
+		interval: interval, partitions: partitions, ends: s.ends, idleFrom: time.Now(),
+		enough: join.GetWindow().AsDuration() + join.GetGrace().AsDuration() + join.GetIdle().AsDuration() + join.GetWait().AsDuration(),
+		never:  idle,
+	}
+	// Nothing may have come since the last record was read: that is found out before it is said.
+	if last := time.UnixMilli(pos.lastRecord); pos.lastRecord > 0 && last.Before(b.idleFrom) {
+		b.idleFrom = last
+	}
+	return b
 }

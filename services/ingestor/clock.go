@@ -20,6 +20,15 @@ const (
 func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (time.Duration, error) {
 	now := time.Now()
 	p.status.highWater(claim.HighWaterMarkOffset())
+	next, err := p.due(ctx, claim, now)
+	if err != nil {
+		return 0, err
+	}
+	next = min(next, p.beat(now))
+	return next, p.rest(ctx, now)
+}
+
+func (p *partition) due(ctx context.Context, claim sarama.ConsumerGroupClaim, now time.Time) (time.Duration, error) {
 	if p.pending > 0 || p.letters.waiting() > 0 {
 		due := p.linger - now.Sub(p.pendingFrom)
 		if p.pending > 0 && due > 0 {
@@ -50,7 +59,7 @@ func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (
 // a partition the lag would never become 0.
 func (p *partition) probe(ctx context.Context) error {
 	p.lastProbe = time.Now()
-	next, _, err := p.cluster.NextRecord(ctx, p.topic, p.number, p.pos.next, p.rec.GetSpec().GetSource().GetKafka().GetIsolation())
+	next, _, err := p.cluster.NextRecord(ctx, p.topic, p.number, p.pos.next, p.branch.Spec.GetKafka().GetIsolation())
 	if err != nil {
 		p.log.Debug("probe for records", "partition", p.number, "offset", p.pos.next, "error", err)
 		return nil

@@ -33,7 +33,17 @@ type letters struct {
 }
 
 // lettersWriter is the writer's name in the dead-letter log.
-func lettersWriter(partition int32) string { return "ingest-" + strconv.Itoa(int(partition)) }
+func lettersWriter(source string, partition int32) string {
+	return "ingest-" + writerOf(source, partition)
+}
+
+// writerOf is the writer's name in the ingest log.
+func writerOf(source string, partition int32) string {
+	if source == "" {
+		return strconv.Itoa(int(partition))
+	}
+	return source + "-" + strconv.Itoa(int(partition))
+}
 
 func (l *letters) waiting() int { return len(l.batch.Letters) }
 

@@ -169,7 +169,7 @@ func TestDeadLettersOfAZombie(t *testing.T) {
 	w.produce(0, event(1))
 	i.reached(t, w.ctx, 1, nil)
 	var pos position
-	_, past, err := fencedlog.Open(w.ctx, w.js, fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}, lettersWriter(0), fencedlog.Options{})
+	_, past, err := fencedlog.Open(w.ctx, w.js, fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}, lettersWriter("", 0), fencedlog.Options{})
 	require.NoError(t, err)
 	require.Empty(t, past.Last)
 	copy(pos.id[:], i.Status("")[0].GetTopicId())
@@ -182,11 +182,11 @@ func TestDeadLettersOfAZombie(t *testing.T) {
 		opened++
 		log := fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}
 		// The zombie's letter of offset 1 gets in just before we become the writer.
-		zombie, _, err := fencedlog.Open(ctx, w.js, log, lettersWriter(0), fencedlog.Options{})
+		zombie, _, err := fencedlog.Open(ctx, w.js, log, lettersWriter("", 0), fencedlog.Options{})
 		require.NoError(t, err)
 		_, err = zombie.Append(ctx, lettersLane, token(pos.id, 2, 0), nil)
 		require.NoError(t, err)
-		writer, past, err := fencedlog.Open(ctx, w.js, log, lettersWriter(0), fencedlog.Options{Lanes: []int{lettersLane}})
+		writer, past, err := fencedlog.Open(ctx, w.js, log, lettersWriter("", 0), fencedlog.Options{Lanes: []int{lettersLane}})
 		return writer, past.Last[lettersLane].Position, err
 	}
 	for offset := int64(1); offset < 3; offset++ {

@@ -13,6 +13,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
 	"sluice/libs/rows"
+	"sluice/libs/spec"
 )
 
 const (
@@ -20,12 +21,15 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// runPipeline reads a pipeline's topic until ctx ends. Whatever goes wrong is shown and tried again.
-func (s *Service) runPipeline(ctx context.Context, rec *controlv1.PipelineRecord) {
+// runBranch reads a topic of a pipeline until ctx ends. Whatever goes wrong is shown and tried again.
+func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, branch spec.Branch) {
 	log := s.log.With("pipeline", rec.GetSpec().GetId())
+	if branch.Source != "" {
+		log = log.With("source", branch.Source)
+	}
 	for retry := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
-		err := s.consume(ctx, rec)
+		err := s.consume(ctx, rec, branch)
 		if ctx.Err() != nil {
 			return
 		}
@@ -36,7 +40,7 @@ func (s *Service) runPipeline(ctx context.Context, rec *controlv1.PipelineRecord
 			continue
 		}
 		log.Warn("reading from Kafka is interrupted", "error", err, "retry", retry)
-		s.board.trouble(ctx, rec, err)
+		s.board.trouble(ctx, rec, branch.Source, err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(retry):
@@ -46,13 +50,13 @@ func (s *Service) runPipeline(ctx context.Context, rec *controlv1.PipelineRecord
 }
 
 // consume joins the consumer group and reads until ctx ends or something fails.
-func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord) error {
-	source := rec.GetSpec().GetSource().GetKafka()
+func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, branch spec.Branch) error {
+	source := branch.Spec.GetKafka()
 	config, err := kafka.Config(source, s.deps.Instance)
 	if err != nil {
 		return err
 	}
-	plan, err := rows.NewPlan(current(rec).GetColumns(), rec.GetSpec().GetDedup())
+	plan, err := rows.NewBranchPlan(current(rec), branch)
 	if err != nil {
 		return err
 	}
@@ -64,10 +68,13 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord) er
 		return err
 	}
 	defer cluster.Close()
+	prefetch := &prefetch{topic: source.GetTopic()}
+	config.Consumer.Interceptors = append(config.Consumer.Interceptors, prefetch)
 	group, err := sarama.NewConsumerGroup(source.GetBrokers(), source.GetGroup(), config)
 	if err != nil {
-		return fmt.Errorf("source.kafka.brokers %v: join consumer group %s: %w", source.GetBrokers(), source.GetGroup(), err)
+		return fmt.Errorf("%s.kafka.brokers %v: join consumer group %s: %w", branch.Field(), source.GetBrokers(), source.GetGroup(), err)
 	}
+	prefetch.group = group
 	var drained sync.WaitGroup
 	var last atomic.Pointer[error]
 	drained.Go(func() {
@@ -78,8 +85,18 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord) er
 	})
 	defer drained.Wait()
 	defer group.Close()
+	var ends *ends
+	if plan.Join() {
+		ends = newEnds(cluster, source.GetTopic(), spec.Heartbeat(rec.GetSpec())/4, s.log)
+		asking, cancel := context.WithCancel(ctx)
+		drained.Go(func() { ends.run(asking) })
+		defer cancel()
+	}
 	for ctx.Err() == nil {
-		session := &session{service: s, rec: rec, cluster: cluster, plan: plan, partitions: map[int32]*claimed{}, ended: make(chan struct{})}
+		session := &session{
+			service: s, rec: rec, branch: branch, branches: len(spec.Branches(rec.GetSpec())), cluster: cluster, plan: plan, ends: ends, prefetch: prefetch,
+			partitions: map[int32]*claimed{}, ended: make(chan struct{}),
+		}
 		session.incarnation = incarnation{cluster: cluster, topic: source.GetTopic()}
 		last.Store(nil)
 		err := group.Consume(ctx, []string{source.GetTopic()}, session)

@@ -45,6 +45,7 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 	}
 	p.drained, p.stalled = false, false
 	for range burst {
+		p.taken(msg)
 		if err := p.take(ctx, msg); err != nil {
 			return err
 		}
@@ -62,6 +63,7 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 			return nil
 		}
 	}
+	p.taken(msg)
 	return p.take(ctx, msg)
 }
 
@@ -76,6 +78,7 @@ func (p *partition) checkIncarnation(ctx context.Context) error {
 		p.lastSame = now // nothing waits that could hide a silence
 	}
 	p.lastRecord = now
+	p.pulse.record(now)
 	var err error
 	switch {
 	case silent:

@@ -95,7 +95,7 @@ func (s *Service) poke() {
 	}
 }
 
-// runner reads one pipeline's topic in a goroutine of its own.
+// runner reads one topic of a pipeline in a goroutine of its own.
 type runner struct {
 	uid        string
 	generation uint64
@@ -103,41 +103,50 @@ type runner struct {
 	done       chan struct{}
 }
 
-// supervise keeps one runner for each pipeline that is to run.
+// way is a branch of a pipeline.
+type way struct{ pipeline, source string }
+
+// supervise keeps one runner for each branch of each pipeline that is to run.
 func (s *Service) supervise(ctx context.Context) {
-	runners := map[string]*runner{}
-	stop := func(ids ...string) {
-		for _, id := range ids {
-			runners[id].cancel()
+	runners := map[way]*runner{}
+	stop := func(ways ...way) {
+		for _, w := range ways {
+			runners[w].cancel()
 		}
-		for _, id := range ids {
-			<-runners[id].done
-			delete(runners, id)
+		for _, w := range ways {
+			<-runners[w].done
+			delete(runners, w)
 		}
 	}
 	for {
 		s.mu.Lock()
 		wanted, draining := s.wanted, s.draining
 		s.mu.Unlock()
-		var obsolete []string
-		for id, r := range runners {
-			rec := wanted[id]
+		var obsolete []way
+		for w, r := range runners {
+			rec := wanted[w.pipeline]
 			if draining || rec.GetDesired() != controlv1.DesiredState_RUNNING || rec.GetUid() != r.uid || rec.GetGeneration() != r.generation {
-				obsolete = append(obsolete, id)
+				obsolete = append(obsolete, w)
 			}
 		}
 		stop(obsolete...)
 		for id, rec := range wanted {
-			if runners[id] != nil || draining || rec.GetDesired() != controlv1.DesiredState_RUNNING {
+			if draining || rec.GetDesired() != controlv1.DesiredState_RUNNING {
 				continue
 			}
-			runCtx, cancel := context.WithCancel(ctx)
-			r := &runner{uid: rec.GetUid(), generation: rec.GetGeneration(), cancel: cancel, done: make(chan struct{})}
-			runners[id] = r
-			go func() {
-				defer close(r.done)
-				s.runPipeline(runCtx, rec)
-			}()
+			for _, branch := range spec.Branches(rec.GetSpec()) {
+				w := way{id, branch.Source}
+				if runners[w] != nil {
+					continue
+				}
+				runCtx, cancel := context.WithCancel(ctx)
+				r := &runner{uid: rec.GetUid(), generation: rec.GetGeneration(), cancel: cancel, done: make(chan struct{})}
+				runners[w] = r
+				go func() {
+					defer close(r.done)
+					s.runBranch(runCtx, rec, branch)
+				}()
+			}
 		}
 		if draining {
 			s.mu.Lock()

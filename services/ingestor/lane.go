@@ -39,10 +39,12 @@ type buffer struct {
 	columns []*native.Column
 	view    batch.View
 	data    []byte // the encoded message
+	origin  origin
 }
 
 func (b *buffer) reset() {
 	b.rows.Reset()
+	b.origin.reset()
 	for _, c := range b.columns {
 		c.Reset()
 	}
@@ -62,9 +64,15 @@ type envelope struct {
 	topic     string
 	id        topicID
 	partition int32
+	rewinds   uint32
+	rewoundTo int64
 	arrival   int64 // milliseconds
 	byArrival bool  // dedup measures on the time of arrival
 	tally     batch.Tally
+	// With a join:
+	source   string
+	progress batch.Progress
+	next     int64 // where the partition stands: a batch without rows covers nothing before it
 }
 
 // encode makes the message. It fails with errTooLarge when the message exceeds limit.
@@ -75,9 +83,15 @@ func (b *buffer) encode(env envelope, limit int) error {
 	v := &b.view
 	*v = batch.View{
 		SchemaRevision: env.revision,
-		Topic:          []byte(env.topic), TopicID: env.id[:], Partition: env.partition,
-		ArrivalMS: env.arrival, Tally: env.tally,
+		Topic:          []byte(env.topic), TopicID: env.id[:], Partition: env.partition, Rewinds: env.rewinds, RewoundTo: env.rewoundTo,
+		ArrivalMS: env.arrival, Tally: env.tally, Source: []byte(env.source), Progress: env.progress,
 	}
+	if b.rows.Rows() == 0 {
+		v.FirstOffset, v.LastOffset = env.next, env.next-1
+		b.data = v.Append(b.data[:0])
+		return nil
+	}
+	v.Traceparent, v.OldestMS = b.origin.begin(b.rows.Rows()), b.origin.oldestMS
 	b.rows.View(v, func(dst []byte) []byte {
 		for _, c := range b.columns {
 			dst = batch.AppendColumn(dst, c.AppendWire)
@@ -116,9 +130,10 @@ type appender struct {
 	plan   *rows.Plan
 	flying sync.WaitGroup // sealed buffers that are not in the log
 	fail   context.CancelCauseFunc
+	trace  *tracing
 }
 
-func (a *appender) newBuffer() *buffer { return &buffer{columns: a.plan.NewColumns()} }
+func (a *appender) newBuffer() *buffer { return &buffer{columns: a.plan.NewColumns(), origin: origin{trace: a.trace}} }
 
 func (a *appender) run(ctx context.Context, l *lane) {
 	for s := range l.work {
@@ -146,6 +161,8 @@ func (a *appender) append(ctx context.Context, l *lane, s sealed) error {
 	}
 	// A crash before this: the records are read from Kafka again. After it: the lane's last
 	// message tells that they are in.
-	_, err := a.writer.Append(ctx, l.index, s.position, s.buf.data)
+	ctx, ended := s.buf.origin.append(ctx, l.index, len(s.buf.data))
+	sequence, err := a.writer.Append(ctx, l.index, s.position, s.buf.data)
+	ended(sequence, err)
 	return err
 }

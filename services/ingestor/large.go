@@ -35,7 +35,7 @@ func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, 
 	before := p.pos
 	p.advance(msg)
 	p.add(l, msg, row)
-	err = l.fill.encode(p.envelope(), p.app.limit)
+	err = l.fill.encode(p.envelope(false), p.app.limit)
 	if err == nil && !p.logged(msg, l) {
 		return p.seal(ctx, l, sealed{encoded: true, release: release})
 	}
@@ -44,6 +44,7 @@ func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, 
 	p.pending--
 	if err != nil {
 		p.pos.next, p.pos.tally = before.next, before.tally
+		p.pos.maxEvent, p.pos.hasMax = before.maxEvent, before.hasMax
 		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into a message of the log: it may have %d bytes there; raise max_payload of the NATS server or the limit of the log", len(msg.Value), p.app.limit))
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
 	"sluice/libs/rows"
+	"sluice/libs/spec"
 )
 
 const (
@@ -49,6 +50,8 @@ type partition struct {
 	log       *slog.Logger
 	status    *unit
 	linger    time.Duration
+	branch    spec.Branch
+	pulse     *pulse // nil without a join
 	fields    batch.Fields
 	byArrival bool
 	revision  uint64
@@ -61,6 +64,7 @@ type partition struct {
 	lanes   []*lane
 	app     appender
 	mark    func(offset int64) // tells the consumer group
+	taken   func(*sarama.ConsumerMessage)
 	same    func(ctx context.Context, id topicID, since time.Time) error
 	hold    func(ctx context.Context, bytes int) (release func(), err error) // memory for a large event
 
@@ -78,6 +82,7 @@ type partition struct {
 	lastSame    time.Time // when the topic's id was last known to be the same
 	drained     bool      // the consumer had no more for us after the last burst
 	stalled     bool      // an appender was behind
+	resting     bool      // there were heartbeats since the last settle
 }
 
 // run reads the claim until it ends or a lane fails. When ctx (the consumer group's session) ends,
@@ -100,6 +105,9 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 	}()
 
 	p.lastSettle = time.Now()
+	if p.pulse != nil {
+		p.pulse.lanes = make([]said, len(p.lanes))
+	}
 	if p.dirty {
 		if err := p.settle(work); err != nil {
 			return err
@@ -158,7 +166,7 @@ func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error
 		return p.takeLarge(ctx, msg, row, l)
 	}
 	if p.logged(msg, l) {
-		return p.recount(ctx, msg, l)
+		return p.recount(ctx, msg, row, l)
 	}
 	if !l.fill.rows.Fits(msg.Offset) {
 		if err := p.seal(ctx, l, sealed{}); err != nil {
@@ -194,8 +202,12 @@ func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
 		p.pendingFrom = l.since
 	}
 	p.pending++
-	l.fill.rows.Add(batch.Row{Offset: msg.Offset, Key: row.Key, TimeMS: row.TimeMS, Version: row.Version}, p.fields)
+	l.fill.rows.Add(row.Row, p.fields)
 	p.pos.tally.Rows++
+	l.fill.origin.note(msg)
+	if p.pulse != nil {
+		p.pos.saw(row.EventMS)
+	}
 }
 
 // logged tells that the lane's log has the record since before a crash.
@@ -205,7 +217,7 @@ func (p *partition) logged(msg *sarama.ConsumerMessage, l *lane) bool {
 
 // recount counts a record that the lane's log has. Its columns are thrown away again: only they
 // tell a row from a dead letter, and it must count as it did the first time.
-func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l *lane) error {
+func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, row rows.Row, l *lane) error {
 	before := l.fill.rows.Rows()
 	if reject := p.parser.AppendTo(l.fill.columns); reject != nil {
 		return p.refuse(ctx, msg, reject.Field, reject.Reason)
@@ -215,15 +227,20 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, l 
 	}
 	p.advance(msg)
 	p.pos.tally.Rows++
+	if p.pulse != nil {
+		p.pos.saw(row.EventMS)
+	}
 	return nil
 }
 
-// laneOf is hash(key) mod lanes, so that equal keys meet in one lane.
+// laneOf is hash(key) mod lanes, so that equal keys meet in one lane: those of dedup, else those of the join.
 func (p *partition) laneOf(msg *sarama.ConsumerMessage, row rows.Row) int {
 	lanes := uint64(len(p.lanes))
 	switch {
 	case p.fields.Keys && !row.NoKey:
 		return int(row.Key[0] % lanes)
+	case p.fields.Join:
+		return int(row.JoinKey[0] % lanes) // without one: lane 0
 	case msg.Key != nil:
 		return int(xxh3.Hash(msg.Key) % lanes)
 	default:
@@ -247,6 +264,9 @@ func (p *partition) settle(ctx context.Context) error {
 	if !p.dirty {
 		return nil
 	}
+	if p.pulse != nil {
+		p.pos.lastRecord = p.pulse.idleFrom.UnixMilli()
+	}
 	body, err := p.pos.body(p.topic, p.number)
 	if err != nil {
 		return err
@@ -255,7 +275,7 @@ func (p *partition) settle(ctx context.Context) error {
 	if err := p.writer.Settle(ctx, body); err != nil {
 		return err
 	}
-	p.dirty, p.held = false, 0
+	p.dirty, p.resting, p.held = false, false, 0
 	p.status.settled(p.pos)
 	p.mark(p.pos.next)
 	return nil

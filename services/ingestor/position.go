@@ -57,12 +57,16 @@ func parseToken(text string) (id topicID, next int64, rewinds uint32, err error)
 
 // position is where a partition's writer stands.
 type position struct {
-	id    topicID
-	next  int64       // everything before it is in all lanes and in the dead-letter log
-	tally batch.Tally // counted up to next
-	lanes []int64     // by lane: records before it are in that lane's log; never less than next
-	dead  int64       // dead letters of records before it are in the dead-letter log
-	fresh bool        // nothing is in the log yet for this incarnation of the topic
+	id         topicID
+	next       int64       // everything before it is in all lanes and in the dead-letter log
+	tally      batch.Tally // counted up to next
+	lanes      []int64     // by lane: records before it are in that lane's log; never less than next
+	maxEvent   int64       // largest event time before next, if hasMax; only with a join
+	hasMax     bool
+	lastRecord int64 // as the fence said it: when the last record was read, in milliseconds since 1970; 0 = not known
+
+	dead  int64 // dead letters of records before it are in the dead-letter log
+	fresh bool  // nothing is in the log yet for this incarnation of the topic
 
 	rewinds   uint32 // see token
 	rewoundTo int64
@@ -90,8 +94,10 @@ func recoverPosition(id topicID, first int64, lanes int, log fencedlog.Recovered
 		// Counts go on when the topic was made anew; offsets do not.
 		pos.tally = batch.TallyOf(settled.GetTally())
 		pos.loss = loss{settled.GetLostOffsets(), settled.GetLastLoss(), settled.GetLastLossMs()}
+		pos.maxEvent, pos.hasMax = settled.GetMaxEventMs(), settled.MaxEventMs != nil
 		if bytes.Equal(settled.GetTopicId(), id[:]) {
 			pos.next, pos.fresh = settled.GetNextOffset(), false
+			pos.lastRecord = settled.GetLastRecordMs()
 			pos.rewinds, pos.rewoundTo = settled.GetRewinds(), settled.GetRewoundTo()
 		}
 	}
@@ -168,17 +174,32 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 
 // body is the position as the fence carries it.
 func (p position) body(topic string, partition int32) ([]byte, error) {
-	return proto.Marshal(&eventv1.IngestPosition{
+	body := &eventv1.IngestPosition{
 		Topic: topic, TopicId: p.id[:], Partition: partition, NextOffset: p.next, Tally: p.tally.Proto(),
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
-	})
+		LastRecordMs: p.lastRecord,
+	}
+	if p.hasMax {
+		body.MaxEventMs = &p.maxEvent
+	}
+	return proto.Marshal(body)
+}
+
+// saw takes note of an event's time.
+func (p *position) saw(ms int64) {
+	if !p.hasMax || ms > p.maxEvent {
+		p.maxEvent, p.hasMax = ms, true
+	}
 }
 
 // firstOffset is where a partition without a past begins: where control pinned it when the
 // pipeline was made, else at the earliest record.
-func firstOffset(rec *controlv1.PipelineRecord, id topicID, partition int32, earliest int64) int64 {
+func firstOffset(rec *controlv1.PipelineRecord, source string, id topicID, partition int32, earliest int64) int64 {
 	start := rec.GetStartOffsets()
+	if source != "" {
+		start = rec.GetSourceStartOffsets()[source]
+	}
 	if !bytes.Equal(start.GetTopicId(), id[:]) {
 		return earliest
 	}

@@ -73,9 +73,9 @@ func TestRecoverPosition(t *testing.T) {
 func TestFirstOffset(t *testing.T) {
 	id := topicID{3}
 	rec := &controlv1.PipelineRecord{StartOffsets: &controlv1.StartOffsets{TopicId: id[:], Offsets: map[int32]int64{0: 100}}}
-	require.Equal(t, int64(100), firstOffset(rec, id, 0, 5), "pinned when the pipeline was made")
-	require.Equal(t, int64(100), firstOffset(rec, id, 0, 120), "expired meanwhile, which fit makes known")
-	require.Equal(t, int64(5), firstOffset(rec, id, 1, 5), "a partition added later")
-	require.Equal(t, int64(5), firstOffset(rec, topicID{4}, 0, 5), "the topic was made anew")
-	require.Equal(t, int64(5), firstOffset(&controlv1.PipelineRecord{}, id, 0, 5), "EARLIEST")
+	require.Equal(t, int64(100), firstOffset(rec, "", id, 0, 5), "pinned when the pipeline was made")
+	require.Equal(t, int64(100), firstOffset(rec, "", id, 0, 120), "expired meanwhile, which fit makes known")
+	require.Equal(t, int64(5), firstOffset(rec, "", id, 1, 5), "a partition added later")
+	require.Equal(t, int64(5), firstOffset(rec, "", topicID{4}, 0, 5), "the topic was made anew")
+	require.Equal(t, int64(5), firstOffset(&controlv1.PipelineRecord{}, "", id, 0, 5), "EARLIEST")
 }

@@ -6,12 +6,14 @@ import (
 	"time"
 )
 
-func (p *partition) envelope() envelope {
+// envelope is what a batch says that is made now. idle: there is nothing more to read.
+func (p *partition) envelope(idle bool) envelope {
 	// Arrival times do not go back, whatever the clock does.
 	p.lastArrival = max(p.lastArrival, time.Now().UnixMilli())
 	return envelope{
-		revision: p.revision, topic: p.topic, id: p.pos.id, partition: p.number,
+		revision: p.revision, topic: p.topic, id: p.pos.id, partition: p.number, rewinds: p.pos.rewinds, rewoundTo: p.pos.rewoundTo,
 		arrival: p.lastArrival, byArrival: p.byArrival, tally: p.pos.tally,
+		source: p.branch.Source, progress: p.progress(idle), next: p.pos.next,
 	}
 }
 
@@ -23,7 +25,10 @@ func (p *partition) seal(ctx context.Context, l *lane, s sealed) error {
 	}
 	p.app.flying.Add(1)
 	p.held += messageOverhead / 8
-	s.buf, s.position, s.env = l.fill, p.pos.token(), p.envelope()
+	s.buf, s.position, s.env = l.fill, p.pos.token(), p.envelope(false)
+	if p.pulse != nil {
+		p.pulse.lanes[l.index] = said{at: time.Now(), arrival: s.env.arrival, progress: s.env.progress}
+	}
 	select {
 	case l.work <- s:
 	default:

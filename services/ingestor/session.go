@@ -11,15 +11,20 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
 	"sluice/libs/rows"
+	"sluice/libs/spec"
 )
 
 // session is one generation of the consumer group, as far as this instance is assigned partitions.
 type session struct {
-	service *Service
-	rec     *controlv1.PipelineRecord
-	cluster *kafka.Cluster
-	plan    *rows.Plan
-	ended   chan struct{} // closed by Cleanup
+	service  *Service
+	rec      *controlv1.PipelineRecord
+	branch   spec.Branch
+	branches int // of the pipeline
+	cluster  *kafka.Cluster
+	plan     *rows.Plan
+	ends     *ends // nil without a join
+	prefetch *prefetch
+	ended    chan struct{} // closed by Cleanup
 
 	incarnation incarnation
 
@@ -65,10 +70,11 @@ func (s *session) failure() error {
 // Setup becomes the writer of every assigned partition and tells Kafka's client where to read on:
 // where the logs say, not where the group's offsets do.
 func (s *session) Setup(group sarama.ConsumerGroupSession) error {
-	topic := s.rec.GetSpec().GetSource().GetKafka().GetTopic()
+	topic := s.branch.Spec.GetKafka().GetTopic()
 	numbers := group.Claims()[topic]
 	ctx := group.Context()
 	s.group = numbers
+	s.prefetch.begin(numbers)
 	err := func() error {
 		if len(numbers) == 0 {
 			return nil

@@ -32,8 +32,8 @@ type board struct {
 }
 
 type unitKey struct {
-	pipeline  string
-	partition int32
+	pipeline, source string
+	partition        int32
 }
 
 // unit is the status of one partition while this instance owns it.
@@ -47,14 +47,14 @@ type unit struct {
 }
 
 // own starts the status of a partition.
-func (b *board) own(rec *controlv1.PipelineRecord, partition int32) *unit {
+func (b *board) own(rec *controlv1.PipelineRecord, source string, partition int32) *unit {
 	u := &unit{changed: true, status: &stagev1.UnitStatus{
-		Pipeline: rec.GetSpec().GetId(), PipelineUid: rec.GetUid(), Stage: spec.StageIngest, Unit: uint32(partition),
+		Pipeline: rec.GetSpec().GetId(), PipelineUid: rec.GetUid(), Stage: spec.StageIngest, Source: source, Unit: uint32(partition),
 		Owner: b.instance, Condition: stagev1.UnitStatus_STARTING,
 	}}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.units[unitKey{rec.GetSpec().GetId(), partition}] = u
+	b.units[unitKey{rec.GetSpec().GetId(), source, partition}] = u
 	return u
 }
 
@@ -62,7 +62,7 @@ func (b *board) own(rec *controlv1.PipelineRecord, partition int32) *unit {
 func (b *board) disown(ctx context.Context, u *unit) {
 	u.mu.Lock()
 	u.status.Owner, u.status.Condition = "", stagev1.UnitStatus_STOPPED
-	key := unitKey{u.status.GetPipeline(), int32(u.status.GetUnit())}
+	key := unitKey{u.status.GetPipeline(), u.status.GetSource(), int32(u.status.GetUnit())}
 	u.mu.Unlock()
 	b.mu.Lock()
 	if b.units[key] == u {
@@ -172,9 +172,9 @@ func (u *unit) waiting(err error) {
 	u.changed = true
 }
 
-// trouble shows why a pipeline is not read at all: on the units that nobody owns, or on the first
+// trouble shows why a topic of a pipeline is not read at all: on the units that nobody owns, or on the first
 // one when there is none yet. What their last owners counted stays as it is.
-func (b *board) trouble(ctx context.Context, rec *controlv1.PipelineRecord, cause error) {
+func (b *board) trouble(ctx context.Context, rec *controlv1.PipelineRecord, source string, cause error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	statuses, err := b.registry.Statuses(ctx, rec.GetSpec().GetId())
@@ -185,7 +185,7 @@ func (b *board) trouble(ctx context.Context, rec *controlv1.PipelineRecord, caus
 	var idle []*stagev1.UnitStatus
 	known := false
 	for _, s := range statuses {
-		if s.GetStage() == spec.StageIngest && s.GetPipelineUid() == rec.GetUid() {
+		if s.GetStage() == spec.StageIngest && s.GetSource() == source && s.GetPipelineUid() == rec.GetUid() {
 			known = true
 			if s.GetOwner() == "" || s.GetOwner() == b.instance {
 				idle = append(idle, s)
@@ -193,7 +193,7 @@ func (b *board) trouble(ctx context.Context, rec *controlv1.PipelineRecord, caus
 		}
 	}
 	if !known {
-		idle = append(idle, &stagev1.UnitStatus{Pipeline: rec.GetSpec().GetId(), PipelineUid: rec.GetUid(), Stage: spec.StageIngest})
+		idle = append(idle, &stagev1.UnitStatus{Pipeline: rec.GetSpec().GetId(), PipelineUid: rec.GetUid(), Stage: spec.StageIngest, Source: source})
 	}
 	for _, s := range idle {
 		s.Condition, s.LastError = stagev1.UnitStatus_WAITING, cause.Error()

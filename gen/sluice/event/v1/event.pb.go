@@ -624,10 +624,9 @@ type IngestPosition struct {
 	// What was lost last, in words, and when (milliseconds since 1970).
 	LastLoss   string `protobuf:"bytes,8,opt,name=last_loss,json=lastLoss,proto3" json:"last_loss,omitempty"`
 	LastLossMs int64  `protobuf:"varint,9,opt,name=last_loss_ms,json=lastLossMs,proto3" json:"last_loss_ms,omitempty"`
-	// With a join, up to next_offset: largest event time, and since when there had been nothing more to read (0: there was
-	// more); both in milliseconds since 1970.
+	// With a join: largest event time up to next_offset, and when the last record before it was read; both in milliseconds since 1970.
 	MaxEventMs    *int64 `protobuf:"varint,11,opt,name=max_event_ms,json=maxEventMs,proto3,oneof" json:"max_event_ms,omitempty"`
-	IdleSinceMs   int64  `protobuf:"varint,12,opt,name=idle_since_ms,json=idleSinceMs,proto3" json:"idle_since_ms,omitempty"`
+	LastRecordMs  int64  `protobuf:"varint,12,opt,name=last_record_ms,json=lastRecordMs,proto3" json:"last_record_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,9 +738,9 @@ func (x *IngestPosition) GetMaxEventMs() int64 {
 	return 0
 }
 
-func (x *IngestPosition) GetIdleSinceMs() int64 {
+func (x *IngestPosition) GetLastRecordMs() int64 {
 	if x != nil {
-		return x.IdleSinceMs
+		return x.LastRecordMs
 	}
 	return 0
 }
@@ -2354,7 +2353,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xa5\x03\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xa7\x03\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -2371,8 +2370,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\flast_loss_ms\x18\t \x01(\x03R\n" +
 	"lastLossMs\x12%\n" +
 	"\fmax_event_ms\x18\v \x01(\x03H\x00R\n" +
-	"maxEventMs\x88\x01\x01\x12\"\n" +
-	"\ridle_since_ms\x18\f \x01(\x03R\vidleSinceMsB\x0f\n" +
+	"maxEventMs\x88\x01\x01\x12$\n" +
+	"\x0elast_record_ms\x18\f \x01(\x03R\flastRecordMsB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +

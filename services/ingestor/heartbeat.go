@@ -1,0 +1,140 @@
+package ingestor
+
+import (
+	"context"
+	"time"
+
+	"sluice/libs/batch"
+)
+
+const (
+	// A silent partition speaks the less often, the longer it has been silent: of what waits for time to pass, as
+	// much of it may be added. But never less often than restInterval.
+	restShare    = 20
+	restInterval = 30 * time.Second
+	// restSettle is how soon heartbeats that followed the last settle are settled, too, so that they can be purged.
+	restSettle = 10 * time.Second
+)
+
+// pulse tells the lanes of a join how far a partition's event time has come, by batches without rows where there are none with rows. It is
+// owned by the partition's loop.
+//
+// Not said more often than interval; not at all while nothing has changed, but for a partition that is idle, whose event time goes on with the clock:
+// until nothing can come of it any more.
+type pulse struct {
+	interval   time.Duration
+	enough     time.Duration // idle for so long, nothing is waiting for the partition any more
+	never      time.Duration // the same for one that has not had an event
+	partitions int
+	ends       *ends
+	idleFrom   time.Time // when the last record was taken; before the first one, what the fence said, or the start
+	lanes      []said
+}
+
+// said is what a lane was told last.
+type said struct {
+	at       time.Time
+	arrival  int64
+	progress batch.Progress
+}
+
+// record notes that one was taken.
+func (b *pulse) record(now time.Time) {
+	if b != nil {
+		b.idleFrom = now
+	}
+}
+
+// progress is what batches say now. idle tells that there is nothing to read.
+func (p *partition) progress(idle bool) batch.Progress {
+	if p.pulse == nil {
+		return batch.Progress{}
+	}
+	now := batch.Progress{MaxEventMS: p.pos.maxEvent, HasMax: p.pos.hasMax, Partitions: p.pulse.partitions}
+	if idle {
+		now.IdleSinceMS = p.pulse.idleFrom.UnixMilli()
+	}
+	return now
+}
+
+// beat sends what is due and says when to come back.
+func (p *partition) beat(now time.Time) time.Duration {
+	b := p.pulse
+	if b == nil {
+		return idleTick
+	}
+	silent := now.Sub(b.idleFrom)
+	pace := b.interval
+	if silent >= b.interval {
+		pace = max(pace, min(silent/restShare, restInterval))
+	}
+	next := idleTick
+	var asked time.Time
+	idle := false
+	if silent >= b.interval {
+		asked, idle = b.ends.nothingAfter(p.number, p.pos.next)
+		idle = idle && asked.After(b.idleFrom) && asked.UnixMilli() >= p.lastArrival
+	}
+	for i, l := range p.lanes {
+		last := b.lanes[i]
+		if wait := pace - now.Sub(last.at); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		if l.fill.rows.Rows() > 0 || len(l.free) < buffersPerLane-1 {
+			continue // rows are about to say it, or on their way
+		}
+		switch fresh := asked.After(last.at); {
+		case silent >= b.interval && (!idle || !fresh):
+			if !b.wants(last, p.progress(true)) {
+				continue
+			}
+			b.ends.ask()
+			next = min(next, b.interval/4)
+			// Nobody knows whether there is something to read. What was read can be said.
+			if !b.wants(last, p.progress(false)) || last.progress.IdleSinceMS != 0 {
+				continue
+			}
+			p.tell(l, now, p.envelope(false))
+		case idle && b.wants(last, p.progress(true)):
+			env := p.envelope(true)
+			env.arrival = max(asked.UnixMilli(), env.progress.IdleSinceMS)
+			p.lastArrival = env.arrival
+			p.tell(l, now, env)
+		case !idle && b.wants(last, p.progress(false)):
+			p.tell(l, now, p.envelope(false))
+		}
+	}
+	return max(next, time.Millisecond)
+}
+
+// wants tells whether there is any use in a lane's hearing of the progress.
+func (b *pulse) wants(last said, progress batch.Progress) bool {
+	if last.progress != progress {
+		return true
+	}
+	enough := b.enough
+	if !progress.HasMax {
+		enough = b.never
+	}
+	return progress.IdleSinceMS != 0 && last.arrival-progress.IdleSinceMS <= enough.Milliseconds()
+}
+
+// tell hands a batch without rows to the lane's appender, which must be waiting for work.
+func (p *partition) tell(l *lane, now time.Time, env envelope) {
+	p.app.flying.Add(1)
+	p.held += messageOverhead / 8
+	p.pulse.lanes[l.index] = said{at: now, arrival: env.arrival, progress: env.progress}
+	l.work <- sealed{buf: l.fill, position: p.pos.token(), env: env}
+	l.fill = <-l.free
+	p.resting = true
+}
+
+// rest settles the heartbeats after the last settle: nothing else would, and nothing before an unsettled message can be purged.
+func (p *partition) rest(ctx context.Context, now time.Time) error {
+	if !p.resting || now.Sub(p.lastSettle) < restSettle {
+		return nil
+	}
+	p.dirty = true
+	return p.settle(ctx)
+}
