@@ -104,18 +104,36 @@ func (l *Ledger) Total() (t Partition) {
 
 // Add adds a row that was written.
 func (l *Ledger) Add(partition int32, offset int64, hash uint64) {
+	l.AddRows(partition, offset, offset, []uint64{hash})
+}
+
+// AddRows adds rows of a partition that were written. Their offsets lie between first and last.
+func (l *Ledger) AddRows(partition int32, first, last int64, hashes []uint64) {
+	if len(hashes) == 0 {
+		return
+	}
 	p := l.of(partition)
-	p.Rows++
-	p.Checksum += hash
-	p.reach(offset)
-	l.sketch.add(hash)
+	p.Rows += uint64(len(hashes))
+	for _, hash := range hashes {
+		p.Checksum += hash
+		l.sketch.add(hash)
+	}
+	p.reach(first)
+	p.reach(last)
 }
 
 // Refuse adds a row that the table did not take.
-func (l *Ledger) Refuse(partition int32, offset int64) {
+func (l *Ledger) Refuse(partition int32, offset int64) { l.RefuseRows(partition, offset, offset, 1) }
+
+// RefuseRows adds so many rows of a partition that the table did not take. Their offsets lie between first and last.
+func (l *Ledger) RefuseRows(partition int32, first, last int64, rows int) {
+	if rows <= 0 {
+		return
+	}
 	p := l.of(partition)
-	p.Refused++
-	p.reach(offset)
+	p.Refused += uint64(rows)
+	p.reach(first)
+	p.reach(last)
 }
 
 // Subtract takes a row, found in the table, out of the sketch. The partitions stay as they are.

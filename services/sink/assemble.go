@@ -21,6 +21,7 @@ type group struct {
 	columns []proto.InputColumn
 	natives []*native.Column // same order as columns
 	source  []int            // which column of the layout each is
+	account account
 }
 
 // layout is a schema revision with its types parsed.
@@ -75,6 +76,7 @@ func (a *assembler) reset() {
 			c.Reset()
 		}
 		g.Index, g.Rows = g.Index[:0], 0
+		g.account.reset()
 	}
 	if len(a.spare) < maxSpare {
 		a.spare = append(a.spare, a.groups...)
@@ -113,6 +115,7 @@ func (a *assembler) add(v *batch.View, l *layout) error {
 			}
 		}
 		a.index(g, part)
+		g.account.add(v, part.Keep, g.Rows)
 	}
 	a.count += v.Selected
 	return nil
@@ -194,8 +197,18 @@ func newGroup(l *layout, pattern string) *group {
 		g.natives = append(g.natives, column)
 		g.source = append(g.source, i)
 		g.columns = append(g.columns, proto.InputColumn{Name: c.GetName(), Data: column})
+		if !optional {
+			g.account.hash(c.GetName(), column)
+		}
 	}
 	return g
+}
+
+// complete hashes the rows for the ledger.
+func (a *assembler) complete() {
+	for _, g := range a.groups {
+		g.account.complete(g.Rows)
+	}
 }
 
 // done orders the groups by their patterns, so that a range that is sent again is sent in the same order.

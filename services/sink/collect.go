@@ -102,6 +102,9 @@ func (c *collector) emit(ctx context.Context, blocks chan<- *filled) error {
 		}
 		c.pending = nil
 	}
+	if c.lane.ledger != nil {
+		c.rows.complete()
+	}
 	select {
 	case blocks <- &filled{plan: *c.plan, rows: c.rows, behind: c.behind}:
 	case <-ctx.Done():

@@ -155,6 +155,7 @@ func TestAnswerLost(t *testing.T) {
 	o.waitFor(t, rows+1000)
 	require.Equal(t, "1900/1900", w.table())
 	require.NoError(t, stop(lanes.ErrStopping))
+	w.balances("")
 }
 
 // deleteTopic removes the topic with all its records.

@@ -236,4 +236,5 @@ func (w *world) eachRowOnce(sent int, what string) {
 		add(id, "dead letters")
 	}
 	require.Len(w.t, seen, sent, what)
+	w.balances(what)
 }

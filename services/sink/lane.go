@@ -19,6 +19,7 @@ import (
 	"sluice/libs/clickhouse"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
+	"sluice/libs/ledger"
 	"sluice/services/sink/internal/block"
 )
 
@@ -74,6 +75,9 @@ type lane struct {
 	covered     uint64
 	coveredTime int64
 	tally       batch.Tally
+	// Fixed by take: nil for a lane that has written rows which no ledger has. Invariant: it has the rows up to covered, and
+	// of a block that is being taken apart those before its part_from.
+	ledger *ledger.Ledger
 }
 
 // run works until ctx ends or something fails that only a new start can mend.
@@ -112,6 +116,9 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	stored := l.pos.stored
 	l.covered, l.coveredTime, l.tally = stored.GetCoveredSequence(), stored.GetCoveredTimeNs(), batch.TallyOf(stored.GetTally())
+	if l.ledger, err = ledgerOf(stored); err != nil {
+		return err
+	}
 	if err := fencedlog.Verify(ctx, l.js, l.upstream, l.covered, time.Unix(0, l.coveredTime)); err != nil {
 		return err
 	}
@@ -191,6 +198,7 @@ func (l *lane) advance(ctx context.Context) error {
 func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	err := l.pos.write(ctx, &eventv1.SinkPosition{
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
+		Ledger: l.ledgerProto(),
 	})
 	if err == nil {
 		l.moved = false
@@ -204,11 +212,14 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 	if b.rows.count > 0 {
 		began := time.Now()
 		s := sending{
-			lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout,
+			lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
 			pending: &eventv1.PendingBlock{
 				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
 				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
 			},
+		}
+		if l.ledger != nil {
+			s.settled = ledger.New(l.ledger.Hash())
 		}
 		// What is stored may still be the block before: its advance comes with this one's guard.
 		if p := l.pos.stored.GetPending(); p.GetFirstSequence() == b.plan.First { // sequences begin with 1
@@ -223,10 +234,13 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 		// Durable step 3, if the table refuses rows: how the block is taken apart, before it is: sending.decide. A crash
 		// after this takes it apart the same way.
 		// Durable step 4, if so: the dead letters. A crash after this finds them in their log.
-		for _, g := range b.rows.done() {
+		for _, g := range s.groups {
 			if err := s.group(g); err != nil {
 				return err
 			}
+		}
+		if err := s.enter(); err != nil {
+			return err
 		}
 		if s.refused > 0 {
 			l.letters.close()

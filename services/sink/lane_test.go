@@ -149,6 +149,7 @@ func TestTakeOver(t *testing.T) {
 	require.Equal(t, "1100/1100", w.table())
 	require.ErrorIs(t, stopFirst(lanes.ErrStopping), errTaken)
 	require.NoError(t, stopSecond(lanes.ErrStopping))
+	w.balances("")
 }
 
 // Lanes without events must not pin the log.

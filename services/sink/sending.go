@@ -8,6 +8,7 @@ import (
 
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/clickhouse"
+	"sluice/libs/ledger"
 	"sluice/services/sink/internal/block"
 )
 
@@ -31,6 +32,7 @@ type sending struct {
 	name    block.Name
 	layout  *layout
 	pending *eventv1.PendingBlock
+	groups  []*group
 	order   int // rows of the groups before the present one
 	// repeated: an owner of the lane before us, or we before a restart, may have sent the block.
 	repeated bool
@@ -41,6 +43,8 @@ type sending struct {
 	done    int
 	decided block.Range
 	refused uint64 // rows that are in the dead-letter log
+	// settled are the rows that are in the table or the dead-letter log, but not yet in the lane's ledger. Nil as that one is.
+	settled *ledger.Ledger
 }
 
 // refusal is a row that the table does not take.
@@ -69,6 +73,7 @@ func (s *sending) resume() error {
 	if last >= from {
 		s.done = last + 1
 		s.refused += uint64(s.done - from)
+		s.settle(block.Range{From: from, To: s.done}, true)
 	}
 	return nil
 }
@@ -106,6 +111,7 @@ func (s *sending) part(g *group, r block.Range) error {
 		case err != nil:
 			return err
 		case verdict == nil:
+			s.settle(at, false)
 			return nil
 		case r.Rows() == 1:
 			return s.refuse(g, r, refusalText(verdict))
@@ -126,6 +132,9 @@ func (s *sending) part(g *group, r block.Range) error {
 // is settled.
 func (s *sending) decide(part block.Range) error {
 	s.decided, s.done = part, part.From
+	if err := s.enter(); err != nil {
+		return err
+	}
 	s.pending.PartFrom, s.pending.PartTo, s.pending.PartRefused = uint64(part.From), uint64(part.To), s.refused
 	return s.lane.write(s.working, s.pending)
 }
@@ -236,6 +245,7 @@ func (s *sending) refuse(g *group, r block.Range, reason string) error {
 	}
 	s.done = at.To
 	s.refused += uint64(r.Rows())
+	s.settle(at, true)
 	return nil
 }
 

@@ -127,4 +127,5 @@ func TestSplitSurvivesARestart(t *testing.T) {
 	}
 	require.Equal(t, "41/41", rows())
 	require.Empty(t, w.letters())
+	w.balances("")
 }

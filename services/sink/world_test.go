@@ -300,3 +300,10 @@ func (w *world) position(index int) *eventv1.SinkPosition {
 	require.NoError(w.t, proto.Unmarshal(entry.Value(), &p))
 	return &p
 }
+
+func marshal(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	data, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return data
+}

@@ -122,6 +122,7 @@ func TestZombie(t *testing.T) {
 			require.Equal(t, fmt.Sprintf("%d/%d", sent, sent), w.table())
 			require.NoError(t, stopHeir(lanes.ErrStopping))
 			require.Empty(t, w.letters())
+			w.balances(c.name)
 		})
 	}
 }
