@@ -22,6 +22,8 @@ const (
 	exitNotFound    = 3
 	exitUnavailable = 4
 	exitTimeout     = 5
+	exitDifferent   = 6
+	exitIncomplete  = 7
 	exitInterrupted = 130
 )
 
@@ -33,6 +35,8 @@ const exitCodesText = `Exit codes of sluice:
   3    there is no such pipeline
   4    the control service cannot be reached, or cannot itself reach NATS, Kafka or ClickHouse
   5    not done within the time allowed (wait)
+  6    the table differs from what was written (verify)
+  7    nothing differs, but not everything could be compared (verify)
   130  interrupted (Ctrl-C); standalone and dev stop in good order then and return 0
        unless a second signal comes
 `

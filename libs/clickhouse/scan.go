@@ -136,3 +136,18 @@ func (b *scanned) DecodeResult(r *proto.Reader, _ int, head proto.Block) error {
 	b.rows = head.Rows
 	return nil
 }
+
+// RowOf is one row of the columns of a scan's block, as a block of its own: RenderRow shows it.
+func RowOf(names []string, columns []*native.Column, row int) ([]proto.InputColumn, error) {
+	out := make([]proto.InputColumn, len(columns))
+	for i, c := range columns {
+		keep := make([]byte, (c.Rows()+7)/8)
+		keep[row/8] |= 1 << (row % 8)
+		one := native.NewColumn(c.DataType(), false)
+		if err := one.AppendFromWire(c.AppendWire(nil), c.Rows(), keep); err != nil {
+			return nil, fmt.Errorf("cut row %d out of column %s: %w", row, Quote(names[i]), err)
+		}
+		out[i] = proto.InputColumn{Name: names[i], Data: one}
+	}
+	return out, nil
+}

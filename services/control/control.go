@@ -34,6 +34,8 @@ type Config struct {
 	CheckEvery time.Duration
 	// ProbeTimeout bounds each look at Kafka and ClickHouse when a pipeline is checked. Default 15s.
 	ProbeTimeout time.Duration
+	// VerifyWait is how long an audit waits for a moment at which the sink is not writing. Default 30s.
+	VerifyWait time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -45,6 +47,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ProbeTimeout <= 0 {
 		c.ProbeTimeout = 15 * time.Second
+	}
+	if c.VerifyWait <= 0 {
+		c.VerifyWait = 30 * time.Second
 	}
 	return c
 }

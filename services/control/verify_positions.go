@@ -1,0 +1,113 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
+	"sluice/libs/ledger"
+	"sluice/libs/native"
+)
+
+// positions is where all lanes of a sink stand. It is of one moment if it equals one that is read later.
+type positions struct {
+	revisions []uint64 // 0: the lane has none yet
+	lanes     []*eventv1.SinkPosition
+}
+
+// parallelReads bounds the requests to NATS at once: positions of many lanes have to be read fast to be of one moment.
+const parallelReads = 32
+
+func (s *Service) positions(ctx context.Context, p *controlv1.Pipeline) (positions, error) {
+	out := positions{revisions: make([]uint64, p.GetLanes()), lanes: make([]*eventv1.SinkPosition, p.GetLanes())}
+	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
+	if err != nil {
+		return out, stored(ctx, fmt.Errorf("verify: open the state bucket: %w", err))
+	}
+	group, within := errgroup.WithContext(ctx)
+	group.SetLimit(parallelReads)
+	for lane := range out.lanes {
+		group.Go(func() error {
+			out.lanes[lane] = &eventv1.SinkPosition{}
+			key := fmt.Sprintf("sink.%d.position", lane)
+			within, cancel := context.WithTimeout(within, readTimeout)
+			defer cancel()
+			entry, err := kv.Get(within, key)
+			if errors.Is(err, jetstream.ErrKeyNotFound) {
+				return nil
+			}
+			if err == nil {
+				out.revisions[lane] = entry.Revision()
+				err = proto.Unmarshal(entry.Value(), out.lanes[lane])
+			}
+			if err != nil {
+				return fmt.Errorf("verify: read position %s: %w", key, err)
+			}
+			return nil
+		})
+	}
+	return out, stored(ctx, group.Wait())
+}
+
+// still tells whether no lane was writing at any time between the two readings.
+func still(before, after positions) bool {
+	return before.idle() && slices.Equal(before.revisions, after.revisions)
+}
+
+func (p positions) idle() bool { return p.pending() == 0 && !slices.ContainsFunc(p.lanes, hasPending) }
+
+func hasPending(p *eventv1.SinkPosition) bool { return p.GetPending() != nil }
+
+// pending is the number of rows that are being inserted.
+func (p positions) pending() (rows uint64) {
+	for _, lane := range p.lanes {
+		rows += lane.GetPending().GetRows()
+	}
+	return rows
+}
+
+// tally is what all lanes have counted.
+func (p positions) tally() (records, rows, refused uint64) {
+	for _, lane := range p.lanes {
+		t := lane.GetTally()
+		records, rows, refused = records+t.GetRecords(), rows+t.GetRows(), refused+t.GetDeadLetters()
+	}
+	return records, rows, refused
+}
+
+// ledger adds the lanes' ledgers up. why says in plain words when they do not tell of every row that was written.
+func (p positions) ledger() (sum *ledger.Ledger, why string, err error) {
+	sum = ledger.New(native.HashVersion)
+	for lane, position := range p.lanes {
+		m := position.GetLedger()
+		switch {
+		case m == nil && position.GetTally().GetRecords() > 0:
+			why = fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane)
+			continue
+		case m == nil:
+			continue
+		case m.GetHash() != native.HashVersion:
+			why = fmt.Sprintf("lane %d has a ledger with hashes of version %d; this version of Sluice makes %d", lane, m.GetHash(), native.HashVersion)
+			continue
+		}
+		one, err := ledger.Of(m)
+		if err != nil {
+			return nil, "", fmt.Errorf("verify: lane %d: %w", lane, err)
+		}
+		if total := one.Total(); total.Rows != position.GetTally().GetRows() {
+			why = fmt.Sprintf("the ledger of lane %d tells of %d rows and the lane has written %d", lane, total.Rows, position.GetTally().GetRows())
+		}
+		if err := sum.Merge(one); err != nil {
+			return nil, "", fmt.Errorf("verify: lane %d: %w", lane, err)
+		}
+	}
+	return sum, why, nil
+}
