@@ -57,10 +57,10 @@ type Config struct {
 	Lane     int
 	// SegmentBytes bounds a segment; 0 means DefaultSegmentBytes.
 	SegmentBytes int
-	// SealAfter is the progress of the horizon after which a segment takes no more entries, so that
+	// SealAfter, by part of the state, is the progress of the horizon after which a segment takes no more entries, so that
 	// it can be dropped soon after the first of them has expired: a sixteenth of the window, say. It
 	// bounds the number of small segments. 0 means that only size seals.
-	SealAfter time.Duration
+	SealAfter map[string]time.Duration
 }
 
 // Chunk is a run of state entries as the stage encodes them.
@@ -84,7 +84,7 @@ type Lane struct {
 	revision uint64            // of the manifest that we know to be ours
 	manifest *eventv1.Manifest // the last one that we wrote; owned by the lane
 	tails    map[string]tail   // by part; parts without one are missing
-	next     uint64 // number of the next segment; never goes back, also when a save fails
+	next     uint64            // number of the next segment; never goes back, also when a save fails
 	// known are the segment keys that may be in the bucket, listed by the manifest or not.
 	known map[string]bool
 }

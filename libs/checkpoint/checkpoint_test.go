@@ -37,7 +37,7 @@ func newBucket(t *testing.T) (jetstream.JetStream, *kv) {
 }
 
 func config(js jetstream.JetStream) Config {
-	return Config{JS: js, Pipeline: "p", Stage: "dedup", Lane: 3, SegmentBytes: 64, SealAfter: 100 * time.Millisecond}
+	return Config{JS: js, Pipeline: "p", Stage: "dedup", Lane: 3, SegmentBytes: 64, SealAfter: map[string]time.Duration{"": 100 * time.Millisecond}}
 }
 
 // chunk of entries of 8 bytes, "tttttttt": the time, in decimal.

@@ -127,7 +127,8 @@ func (l *Lane) planPart(p *plan, part string, horizonMS int64, chunks []Chunk) {
 }
 
 func (l *Lane) old(t tail, horizonMS int64) bool {
-	return l.cfg.SealAfter > 0 && horizonMS-t.horizonMS >= l.cfg.SealAfter.Milliseconds()
+	after := l.cfg.SealAfter[t.segment.GetPart()]
+	return after > 0 && horizonMS-t.horizonMS >= after.Milliseconds()
 }
 
 // write stores segments under keys that were never used.

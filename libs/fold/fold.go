@@ -133,8 +133,8 @@ type Options struct {
 	Next          string
 	// Outputs are the lanes that the Core appends to; nil: the lane itself.
 	Outputs []int
-	// SealAfter: see checkpoint.Config.
-	SealAfter time.Duration
+	// SealAfter, by part of the state: see checkpoint.Config.
+	SealAfter map[string]time.Duration
 	// Interval and Bytes of input between checkpoints; 0: the defaults.
 	Interval time.Duration
 	Bytes    int

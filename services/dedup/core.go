@@ -1,35 +1,54 @@
 package dedup
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
-	"time"
 
-	eventv1 "sluice/gen/sluice/event/v1"
+	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
-	"sluice/libs/checkpoint"
 	"sluice/libs/fold"
+	"sluice/libs/spec"
 	"sluice/services/dedup/internal/window"
 )
 
-// core is the fold.Core of a pipeline without a join: one set of keys.
+// core is the fold.Core: a set of keys for each source that has dedup, and what takes batches apart.
 type core struct {
-	set     *window.Set
-	config  window.Config
-	log     *slog.Logger
-	output  int // lane
-	adopted bool
+	log      *slog.Logger
+	lane     int
+	lanes    int
+	joined   bool               // the pipeline has a join
+	branches map[string]*branch // by source; "" without a join
+	apart    apart
 
 	selection []byte // scratch for batches that come without one
 }
 
-func newCore(config window.Config, output int, log *slog.Logger) (*core, error) {
-	set, err := window.New(config)
-	if err != nil {
-		return nil, err
+// branch is the way of one source through the stage.
+type branch struct {
+	config  window.Config
+	set     *window.Set // nil: every row passes
+	adopted bool        // a checkpoint says under which window the outputs are decided
+	relane  bool        // its rows are for the lanes of their join keys
+}
+
+func newCore(record *controlv1.PipelineRecord, lane int, log *slog.Logger) (*core, error) {
+	p := record.GetSpec()
+	c := &core{
+		log: log, lane: lane, lanes: int(p.GetLanes()), joined: p.GetJoin() != nil, branches: map[string]*branch{},
+		apart: apart{record: record},
 	}
-	return &core{set: set, config: config, log: log, output: output}, nil
+	for _, b := range spec.Branches(p) {
+		out := &branch{relane: b.Relane}
+		if b.Dedup != nil {
+			out.config = configOf(b.Dedup)
+			var err error
+			if out.set, err = window.New(out.config); err != nil {
+				return nil, err
+			}
+		}
+		c.branches[b.Source] = out
+	}
+	return c, nil
 }
 
 var (
@@ -37,13 +56,37 @@ var (
 	_ fold.Adopter = (*core)(nil)
 )
 
-// Step clears the selection bit of each duplicate and puts the batch out as it is otherwise.
+// outputs are the lanes that the core appends to.
+func (c *core) outputs() []int {
+	lanes := []int{c.lane}
+	for _, b := range c.branches {
+		if b.relane {
+			lanes = lanes[:0]
+			for lane := range c.lanes {
+				lanes = append(lanes, lane)
+			}
+			break
+		}
+	}
+	return lanes
+}
+
+// Step clears the selection bit of each duplicate and puts the batch out, as it is otherwise or taken apart.
 func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	v := in.View
+	b := c.branches[string(v.Source)]
+	if b == nil {
+		return fmt.Errorf("a batch of source %q, which the pipeline does not have (yet)", v.Source)
+	}
+	if b.relane && v.Selected > 0 { // before anything changes: what cannot be taken apart must not be half done
+		if err := c.apart.open(v, in.Published); err != nil {
+			return err
+		}
+	}
 	taken, duplicates := v.Selected, 0
-	if v.Rows > 0 && len(v.Keys) > 0 {
+	if b.set != nil && v.Rows > 0 && len(v.Keys) > 0 {
 		c.selection = v.OwnSelection(c.selection)
-		n, err := c.set.Admit(window.Batch{
+		n, err := b.set.Admit(window.Batch{
 			Writer: in.Writer, ArrivalMS: v.ArrivalMS, Rows: v.Rows,
 			Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,
 		})
@@ -55,80 +98,48 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	in.Tally.Records += uint64(taken)
 	in.Tally.Duplicates += uint64(duplicates)
 	in.Tally.Rows += uint64(taken - duplicates)
-	return out.Append(c.output, func(dst []byte) []byte {
-		v.Selected = taken - duplicates
-		v.InputSequence, v.Tally = in.Sequence, *in.Tally
-		return appendOutput(v, dst)
-	})
+	v.Selected = taken - duplicates
+	v.InputSequence, v.Tally = in.Sequence, *in.Tally
+	if b.relane {
+		return c.apart.emit(v, c.lanes, out)
+	}
+	return out.Append(c.lane, func(dst []byte) []byte { return appendOutput(v, dst) })
 }
 
-// Adopt changes over to the window that is asked for now.
-func (c *core) Adopt() (bool, error) {
-	if c.adopted && c.set.Window() == c.config.Window {
-		return false, nil
-	}
-	c.adopted = true
-	return true, c.set.SetWindow(c.config.Window)
-}
-
-func (c *core) Restore(ctx context.Context, m *eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
-	began, entries := time.Now(), 0
-	for _, s := range m.GetSegments() {
-		entries += int(s.GetEntries())
-	}
-	if w := m.GetWindowMs(); w > 0 { // else nothing was ever saved
-		st := window.State{HorizonMS: m.GetHorizonMs(), Writers: map[string]window.Writer{}}
-		for name, maxMS := range m.GetMaxTimeMs() {
-			st.Writers[name] = window.Writer{MaxMS: maxMS, ArrivalMS: m.GetArrivalMs()[name]}
+// Adopt changes over to the windows that are asked for now.
+func (c *core) Adopt() (changed bool, err error) {
+	for _, b := range c.branches {
+		if b.set == nil || b.adopted && b.set.Window() == b.config.Window {
+			continue
 		}
-		c.set.RestoreState(st)
-		// What was published was decided under the window of the checkpoint, and so it is replayed.
-		if err := c.set.SetWindow(time.Duration(w) * time.Millisecond); err != nil {
-			return err
+		b.adopted, changed = true, true
+		if err := b.set.SetWindow(b.config.Window); err != nil {
+			return false, err
 		}
-		c.adopted = true
 	}
-	if entries > 0 {
-		c.set.Reserve(entries)
-	}
-	if err := segments(func(s *eventv1.Segment, data []byte) error { return restoreSegment(c.set, c.config, s, data) }); err != nil {
-		return err
-	}
-	c.log.Info("state restored", "keys", c.set.Len(), "took", time.Since(began).Round(time.Millisecond))
-	return nil
+	return changed, nil
 }
 
-func restoreSegment(set *window.Set, config window.Config, s *eventv1.Segment, data []byte) error {
-	if len(data) != int(s.GetEntries())*window.EntryBytes(config.Latest) {
-		return fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
-	}
-	return set.Restore(data)
-}
-
-func (c *core) Checkpoint(m *eventv1.Manifest) []checkpoint.Chunk {
-	st := c.set.State()
-	m.HorizonMs, m.WindowMs = st.HorizonMS, c.set.Window().Milliseconds()
-	m.MaxTimeMs, m.ArrivalMs = make(map[string]int64, len(st.Writers)), make(map[string]int64, len(st.Writers))
-	for name, w := range st.Writers {
-		m.MaxTimeMs[name], m.ArrivalMs[name] = w.MaxMS, w.ArrivalMS
-	}
-	return appendChunks(nil, "", c.set)
-}
-
+// Report tells how large the sets are.
 func (c *core) Report(s *stagev1.UnitStatus) {
-	s.StateKeys, s.StateBytes = uint64(c.set.Len()), uint64(c.set.Bytes())
+	s.StateKeys, s.StateBytes = 0, 0
+	for _, b := range c.branches {
+		if b.set != nil {
+			s.StateKeys += uint64(b.set.Len())
+			s.StateBytes += uint64(b.set.Bytes())
+		}
+	}
 }
 
+// Close has nothing to let go of.
 func (c *core) Close() error { return nil }
 
 // late is for the metrics.
-func (c *core) late() uint64 { return c.set.Late() }
-
-func appendChunks(chunks []checkpoint.Chunk, part string, set *window.Set) []checkpoint.Chunk {
-	for _, e := range set.Take() {
-		chunks = append(chunks, checkpoint.Chunk{
-			Part: part, Data: e.Data, Entries: e.Entries, MinMS: e.MinMS, MaxMS: e.MaxMS, HorizonMS: e.HorizonMS,
-		})
+func (c *core) late() (n uint64) {
+	for _, b := range c.branches {
+		if b.set != nil {
+			n += b.set.Late()
+		}
 	}
-	return chunks
+	return n
 }

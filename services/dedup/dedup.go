@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -72,7 +73,7 @@ func New(deps service.Deps, reg lanes.Registry) (*Dedup, error) {
 
 // wanted: a paused pipeline still settles what is in its logs.
 func wanted(r *controlv1.PipelineRecord) bool {
-	return r.GetSpec().GetDedup() != nil && r.GetDesired() != controlv1.DesiredState_DELETING
+	return slices.Contains(spec.Stages(r.GetSpec()), stageName) && r.GetDesired() != controlv1.DesiredState_DELETING
 }
 
 func (d *Dedup) lane(ctx context.Context, owned *lanes.Lane) error {
@@ -82,28 +83,31 @@ func (d *Dedup) lane(ctx context.Context, owned *lanes.Lane) error {
 // run runs a lane; interval is between checkpoints, 0: the usual.
 func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineRecord, index int, log *slog.Logger, interval time.Duration) error {
 	p := record.GetSpec()
-	config := window.Config{
-		Window:    p.GetDedup().GetWindow().AsDuration().Truncate(time.Millisecond),
-		Latest:    p.GetDedup().GetKeep() == controlv1.Keep_LATEST,
-		EventTime: p.GetDedup().GetTime() != "",
-	}
-	c, err := newCore(config, index, log)
+	c, err := newCore(record, index, log)
 	if err != nil {
 		return err
 	}
+	stages := spec.Stages(p)
 	var late uint64
 	return fold.Run(ctx, c, fold.Options{
 		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
-		Input:     fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
-		Output:    fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup},
-		Next:      spec.StageSink,
-		SealAfter: max(config.Window/16, time.Millisecond),
+		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
+		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup}, Outputs: c.outputs(),
+		Next:      stages[slices.Index(stages, stageName)+1],
+		SealAfter: c.sealAfter(),
 		Interval:  interval,
-		Tracer:    d.deps.Tracer,
 		Stepped: func(ctx context.Context, s fold.Step) {
 			d.metrics.batch(ctx, s, c.late()-late)
 			late = c.late()
 		},
 		Saved: d.metrics.checkpoint,
 	})
+}
+
+func configOf(d *controlv1.Dedup) window.Config {
+	return window.Config{
+		Window:    d.GetWindow().AsDuration().Truncate(time.Millisecond),
+		Latest:    d.GetKeep() == controlv1.Keep_LATEST,
+		EventTime: d.GetTime() != "",
+	}
 }

@@ -1,0 +1,138 @@
+package dedup
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
+	"sluice/services/dedup/internal/window"
+)
+
+// In the checkpoint, without a join, the state of the set is in the manifest's own fields, and the segments have no part. With a join each
+// source's is in a DedupSet, and its segments' part is the source's name.
+
+// Restore brings the sets back.
+func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
+	began, entries := time.Now(), map[string]int{}
+	for _, s := range m.GetSegments() {
+		entries[s.GetPart()] += int(s.GetEntries())
+	}
+	saved, err := c.savedSets(m)
+	if err != nil {
+		return err
+	}
+	for source, st := range saved {
+		b := c.branches[source]
+		if b == nil || b.set == nil {
+			return fmt.Errorf("%w: it has keys of source %q, which has no dedup", checkpoint.ErrDamaged, source)
+		}
+		if err := b.restore(st); err != nil {
+			return err
+		}
+		if n := entries[source]; n > 0 {
+			b.set.Reserve(n)
+		}
+	}
+	err = segments(func(s *eventv1.Segment, data []byte) error {
+		b := c.branches[s.GetPart()]
+		if b == nil || b.set == nil {
+			return fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())
+		}
+		if len(data) != int(s.GetEntries())*window.EntryBytes(b.config.Latest) {
+			return fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
+		}
+		return b.set.Restore(data)
+	})
+	if err != nil {
+		return err
+	}
+	if len(m.GetSegments()) > 0 {
+		c.log.Info("keys restored", "segments", len(m.GetSegments()), "took", time.Since(began).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// savedSets are the sets that a checkpoint has, by source.
+func (c *core) savedSets(m *eventv1.Manifest) (map[string]*eventv1.DedupSet, error) {
+	if !c.joined {
+		if m.GetWindowMs() == 0 { // nothing was ever saved
+			return nil, nil
+		}
+		return map[string]*eventv1.DedupSet{"": {
+			HorizonMs: m.GetHorizonMs(), WindowMs: m.GetWindowMs(), MaxTimeMs: m.GetMaxTimeMs(), ArrivalMs: m.GetArrivalMs(),
+		}}, nil
+	}
+	var st eventv1.DedupState
+	if err := proto.Unmarshal(m.GetCore(), &st); err != nil {
+		return nil, fmt.Errorf("%w: state of dedup: %w", checkpoint.ErrDamaged, err)
+	}
+	return st.GetSets(), nil
+}
+
+func (b *branch) restore(saved *eventv1.DedupSet) error {
+	st := window.State{HorizonMS: saved.GetHorizonMs(), Writers: map[string]window.Writer{}}
+	for name, maxMS := range saved.GetMaxTimeMs() {
+		st.Writers[name] = window.Writer{MaxMS: maxMS, ArrivalMS: saved.GetArrivalMs()[name]}
+	}
+	b.set.RestoreState(st)
+	// What was published was decided under the window of the checkpoint, and so it is replayed.
+	b.adopted = true
+	return b.set.SetWindow(time.Duration(saved.GetWindowMs()) * time.Millisecond)
+}
+
+func (b *branch) saved() *eventv1.DedupSet {
+	st := b.set.State()
+	out := &eventv1.DedupSet{
+		HorizonMs: st.HorizonMS, WindowMs: b.set.Window().Milliseconds(),
+		MaxTimeMs: make(map[string]int64, len(st.Writers)), ArrivalMs: make(map[string]int64, len(st.Writers)),
+	}
+	for name, w := range st.Writers {
+		out.MaxTimeMs[name], out.ArrivalMs[name] = w.MaxMS, w.ArrivalMS
+	}
+	return out
+}
+
+// Checkpoint says what a checkpoint needs of the sets, and returns the keys that are new.
+func (c *core) Checkpoint(m *eventv1.Manifest) (chunks []checkpoint.Chunk) {
+	state := &eventv1.DedupState{Sets: map[string]*eventv1.DedupSet{}}
+	for source, b := range c.branches {
+		if b.set == nil {
+			continue
+		}
+		s := b.saved()
+		for _, e := range b.set.Take() {
+			chunks = append(chunks, checkpoint.Chunk{
+				Part: source, Data: e.Data, Entries: e.Entries, MinMS: e.MinMS, MaxMS: e.MaxMS, HorizonMS: e.HorizonMS,
+			})
+		}
+		if !c.joined {
+			m.HorizonMs, m.WindowMs, m.MaxTimeMs, m.ArrivalMs = s.HorizonMs, s.WindowMs, s.MaxTimeMs, s.ArrivalMs
+			return chunks
+		}
+		state.Sets[source] = s
+		if m.HorizonsMs == nil {
+			m.HorizonsMs = map[string]int64{}
+		}
+		m.HorizonsMs[source] = s.HorizonMs
+	}
+	var err error
+	if m.Core, err = (proto.MarshalOptions{Deterministic: true}).Marshal(state); err != nil {
+		panic(fmt.Sprintf("encode the state of dedup: %v", err)) // of a message without required fields or foreign text
+	}
+	return chunks
+}
+
+// sealAfter is how long a segment of each source may grow: see checkpoint.Config.
+func (c *core) sealAfter() map[string]time.Duration {
+	out := map[string]time.Duration{}
+	for source, b := range c.branches {
+		if b.set != nil {
+			out[source] = max(b.config.Window/16, time.Millisecond)
+		}
+	}
+	return out
+}
