@@ -100,6 +100,8 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		same:       s.incarnation.same,
 		hold:       s.service.holdLarge,
 	}
+	p.counts = s.service.metrics.of(pipeline.GetId(), source, pos.tally)
+	p.app.counts = p.counts
 	c.partition = p
 	status.settled(pos)
 	status.running()

@@ -118,6 +118,7 @@ func (p *partition) refuse(ctx context.Context, msg *sarama.ConsumerMessage, fie
 	if msg.Offset < p.pos.dead {
 		return nil
 	}
+	p.counts.refused(ctx, reason)
 	letter := &eventv1.DeadLetter{
 		Topic: msg.Topic, Partition: msg.Partition, Offset: msg.Offset, TimestampMs: msg.Timestamp.UnixMilli(),
 		Key: msg.Key, Value: msg.Value, ValueSize: uint64(len(msg.Value)),

@@ -177,7 +177,7 @@ func TestDeadLettersOfAZombie(t *testing.T) {
 	require.Positive(t, f.calls.Load())
 
 	opened := 0
-	p := &partition{pos: position{id: pos.id, next: 1}, letters: &letters{limit: 1 << 20}}
+	p := &partition{pos: position{id: pos.id, next: 1}, letters: &letters{limit: 1 << 20}, counts: i.metrics.of("events", "", batch.Tally{})}
 	p.letters.open = func(ctx context.Context) (*fencedlog.Writer, string, error) {
 		opened++
 		log := fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}

@@ -41,6 +41,7 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 		}
 		log.Warn("reading from Kafka is interrupted", "error", err, "retry", retry)
 		s.board.trouble(ctx, rec, branch.Source, err)
+		s.metrics.failed(ctx, rec.GetSpec().GetId(), err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(retry):

@@ -31,6 +31,7 @@ type Service struct {
 	registry *registry.Registry
 	board    *board
 	log      *slog.Logger
+	metrics  *metrics
 	large    *semaphore.Weighted  // memory of large events
 	tune     func(*sarama.Config) // for tests, whose groups need not be patient; may be nil
 	wake     chan struct{}        // a picture has come or draining has changed
@@ -48,18 +49,22 @@ func Build(ctx context.Context, deps service.Deps) (service.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return New(deps, reg), nil
+	return New(deps, reg)
 }
 
 // New makes the service. It does nothing until Run.
-func New(deps service.Deps, reg *registry.Registry) *Service {
+func New(deps service.Deps, reg *registry.Registry) (*Service, error) {
+	m, err := newMetrics(deps.Meter)
+	if err != nil {
+		return nil, err
+	}
 	return &Service{
-		deps: deps, registry: reg, log: deps.Log,
+		deps: deps, registry: reg, log: deps.Log, metrics: m,
 		board:  &board{registry: reg, instance: deps.Instance, log: deps.Log, units: map[unitKey]*unit{}},
 		large:  semaphore.NewWeighted(largeBudget),
 		wake:   make(chan struct{}, 1),
 		active: map[*session]struct{}{},
-	}
+	}, nil
 }
 
 // Run reads the topics of all running pipelines until ctx ends, then settles what was read.

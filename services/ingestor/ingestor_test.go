@@ -115,9 +115,11 @@ func (w *world) startFaulty(name string, fault fault, at int64) (*instance, *fau
 	require.NoError(w.t, err)
 	f := &faultyLog{JetStream: js, fault: fault, at: at, crash: nc.Close, down: make(chan struct{})}
 	ctx, cancel := context.WithCancel(w.ctx)
-	i := &instance{nc: nc, stop: cancel, done: make(chan error, 1), Service: New(service.Deps{
+	s, err := New(service.Deps{
 		Instance: name, NATS: nc, JS: f, Log: slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("instance", name),
-	}, reg)}
+	}, reg)
+	require.NoError(w.t, err)
+	i := &instance{nc: nc, stop: cancel, done: make(chan error, 1), Service: s}
 	i.tune = quick
 	go func() { i.done <- i.Run(ctx) }()
 	w.t.Cleanup(func() { i.quit(w.t) })

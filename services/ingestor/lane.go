@@ -131,9 +131,12 @@ type appender struct {
 	flying sync.WaitGroup // sealed buffers that are not in the log
 	fail   context.CancelCauseFunc
 	trace  *tracing
+	counts *counts
 }
 
-func (a *appender) newBuffer() *buffer { return &buffer{columns: a.plan.NewColumns(), origin: origin{trace: a.trace}} }
+func (a *appender) newBuffer() *buffer {
+	return &buffer{columns: a.plan.NewColumns(), origin: origin{trace: a.trace}}
+}
 
 func (a *appender) run(ctx context.Context, l *lane) {
 	for s := range l.work {
@@ -164,5 +167,8 @@ func (a *appender) append(ctx context.Context, l *lane, s sealed) error {
 	ctx, ended := s.buf.origin.append(ctx, l.index, len(s.buf.data))
 	sequence, err := a.writer.Append(ctx, l.index, s.position, s.buf.data)
 	ended(sequence, err)
+	if err == nil {
+		a.counts.appended(ctx, len(s.buf.data), s.buf.origin.oldestMS)
+	}
 	return err
 }

@@ -63,6 +63,7 @@ type partition struct {
 	letters *letters
 	lanes   []*lane
 	app     appender
+	counts  *counts
 	mark    func(offset int64) // tells the consumer group
 	taken   func(*sarama.ConsumerMessage)
 	same    func(ctx context.Context, id topicID, since time.Time) error
@@ -277,6 +278,7 @@ func (p *partition) settle(ctx context.Context) error {
 	}
 	p.dirty, p.resting, p.held = false, false, 0
 	p.status.settled(p.pos)
+	p.counts.settled(ctx, p.pos.tally)
 	p.mark(p.pos.next)
 	return nil
 }
