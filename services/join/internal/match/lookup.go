@@ -1,0 +1,140 @@
+package match
+
+import (
+	"errors"
+	"math"
+
+	"sluice/services/join/internal/state"
+)
+
+// advanceLookup decides the left rows whose time the watermark has passed.
+func (j *Joiner) advanceLookup(before int64, out Output) error {
+	passed := j.watermark - 1 // the last moment of which all is known
+	// First the rows whose own time has come.
+	err := j.rows.Times(state.Left, before, passed, func(l *state.Row) error {
+		r, ok, err := j.answer(l, passed)
+		if err != nil || !ok {
+			return err
+		}
+		return j.pair(l, &r, out)
+	})
+	if err != nil {
+		return err
+	}
+	// Then those that have waited since before, by the right rows whose time has come.
+	if j.config.WaitMS > 0 && before > math.MinInt64 {
+		err := j.rows.Times(state.Right, before, passed, func(r *state.Row) error { return j.end(r, before-1, out) })
+		if err != nil {
+			return err
+		}
+	}
+	err = j.rows.Times(state.Left, math.MinInt64, minus(j.watermark, j.config.WaitMS+1), func(l *state.Row) error {
+		if err := j.alone(l, out); err != nil {
+			return err
+		}
+		return j.rows.Remove(l, false)
+	})
+	if err != nil {
+		return err
+	}
+	return j.forget(before, passed)
+}
+
+// answer finds the right row of a left row, among those up to passed.
+func (j *Joiner) answer(l *state.Row, passed int64) (state.Row, bool, error) {
+	r, ok, err := j.rows.Latest(state.Right, l.Key, l.TimeMS)
+	if err != nil {
+		return r, false, err
+	}
+	if ok && (j.config.WindowMS == Forever || r.TimeMS >= minus(l.TimeMS, j.config.WindowMS)) {
+		return r, true, nil
+	}
+	if j.config.WaitMS == 0 || l.TimeMS == math.MaxInt64 {
+		return r, false, nil
+	}
+	first := int64(math.MaxInt64)
+	err = j.rows.Key(state.Right, l.Key, l.TimeMS+1, min(plus(l.TimeMS, j.config.WaitMS), passed), func(r *state.Row) error {
+		first = r.TimeMS
+		return errFound
+	})
+	if !errors.Is(err, errFound) {
+		return r, false, err
+	}
+	return j.rows.Latest(state.Right, l.Key, first)
+}
+
+// errFound ends a walk.
+var errFound = errors.New("found")
+
+// end ends the waiting of the left rows up to a time that r, whose time has come, is the first right row for.
+func (j *Joiner) end(r *state.Row, to int64, out Output) error {
+	if r.TimeMS == math.MinInt64 {
+		return nil
+	}
+	var answer *state.Row
+	return j.rows.Key(state.Left, r.Key, minus(r.TimeMS, j.config.WaitMS), min(r.TimeMS-1, to), func(l *state.Row) error {
+		if answer == nil { // of several with the time of r the last
+			last, _, err := j.rows.Latest(state.Right, r.Key, r.TimeMS)
+			if err != nil {
+				return err
+			}
+			answer = &last
+		}
+		return j.pair(l, answer, out)
+	})
+}
+
+// pair puts a left row out and lets it leave. Where left rows wait beyond their time, time does not tell that it has left.
+func (j *Joiner) pair(l, r *state.Row, out Output) error {
+	j.Counts.Matched++
+	if err := out.Pair(l, r); err != nil {
+		return err
+	}
+	return j.rows.Remove(l, j.config.WaitMS > 0)
+}
+
+// forget removes the right rows that no left row to come can want.
+func (j *Joiner) forget(before, passed int64) error {
+	err := j.rows.Times(state.Right, before, passed, func(r *state.Row) error { return j.replace(r) })
+	if err != nil || j.config.WindowMS == Forever {
+		return err
+	}
+	return j.rows.Times(state.Right, math.MinInt64, minus(j.watermark, j.config.WindowMS+j.config.WaitMS+1), func(r *state.Row) error {
+		return j.rows.Remove(r, false)
+	})
+}
+
+// replace removes the right rows of the key before r.
+func (j *Joiner) replace(r *state.Row) error {
+	seq := r.Seq
+	return j.rows.Key(state.Right, r.Key, math.MinInt64, r.TimeMS, func(o *state.Row) error {
+		if o.TimeMS == r.TimeMS && o.Seq >= seq {
+			return nil
+		}
+		return j.rows.Remove(o, false)
+	})
+}
+
+// renewLate takes a right row that is late, if it is the newest of its key among those whose time has come. Left rows that
+// still wait take it too: they have found none.
+func (j *Joiner) renewLate(r *state.Row, out Output) (late bool, err error) {
+	newest, ok, err := j.rows.Latest(state.Right, r.Key, j.watermark-1)
+	if err != nil {
+		return false, err
+	}
+	if ok && newest.TimeMS > r.TimeMS {
+		return true, nil
+	}
+	j.rows.Insert(*r)
+	if j.config.WaitMS > 0 {
+		to := j.watermark - 1
+		if j.config.WindowMS != Forever {
+			to = min(to, plus(r.TimeMS, j.config.WindowMS))
+		}
+		err := j.rows.Key(state.Left, r.Key, minus(r.TimeMS, j.config.WaitMS), to, func(l *state.Row) error { return j.pair(l, r, out) })
+		if err != nil {
+			return false, err
+		}
+	}
+	return false, j.replace(r)
+}

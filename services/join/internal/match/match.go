@@ -1,0 +1,178 @@
+// Package match is the semantics of joins, which docs/joins.md shows by example: which rows meet, when a row is late, when it
+// leaves, and in which order all of it comes out.
+//
+// Guaranteed: everything depends on the rows and the watermarks alone, in their order. As long as no row is late, the pairs
+// of an INTERVAL join and the answers of a LOOKUP join, as a set, do not depend on that order either, but for right rows of a LOOKUP with one
+// key and one time, of which the last counts. Each left row of a LEFT join comes out at least once, each other pair exactly once.
+//
+// It has no clock and looks at no map's order. An error of the Output or of the state ends its use.
+package match
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+
+	"sluice/services/join/internal/state"
+	"sluice/services/join/internal/watermark"
+)
+
+// Config is the join. Durations in milliseconds.
+type Config struct {
+	Lookup bool
+	// Outer: left rows that met nobody come out alone (LEFT); else they are dropped (INNER).
+	Outer bool
+	// WindowMS bounds how far apart two rows may be; Forever, for a LOOKUP: right rows are remembered for good.
+	WindowMS int64
+	WaitMS   int64
+}
+
+// Forever is the window of a LOOKUP that has none.
+const Forever = -1
+
+// Output takes what comes out. The rows are valid until the call returns.
+type Output interface {
+	Pair(left, right *state.Row) error
+	Unmatched(left *state.Row) error
+}
+
+// Counts are of left rows: those that met a right row, and those that came out alone; and of rows of both sides that came
+// too late, and that had no key or never met anybody. Right rows of a LOOKUP are dropped only for want of a key: to be replaced is
+// their lot.
+type Counts struct {
+	Matched, Unmatched, Late, Dropped uint64
+}
+
+// Joiner is the join of one lane.
+type Joiner struct {
+	config    Config
+	rows      *state.Store
+	watermark int64
+	seq       uint64
+	Counts    Counts
+}
+
+// New makes a joiner on an empty store.
+func New(config Config, rows *state.Store) *Joiner {
+	return &Joiner{config: config, rows: rows, watermark: watermark.None}
+}
+
+// Watermark is what holds now.
+func (j *Joiner) Watermark() int64 { return j.watermark }
+
+// Add takes a row in. It returns whether the row is late: then nothing has come of it but the count.
+func (j *Joiner) Add(r state.Row, out Output) (late bool, err error) {
+	j.seq++
+	r.Seq, r.Matched = j.seq, false
+	switch {
+	case r.TimeMS < j.watermark && (r.Key == state.Key{} || !j.stillWanted(&r)):
+		late = true
+	case r.Key == state.Key{}:
+		// Equal to nothing, as NULL is in SQL.
+		if r.Side == state.Left {
+			return false, j.alone(&r, out)
+		}
+		j.Counts.Dropped++
+		return false, nil
+	case r.TimeMS < j.watermark:
+		late, err = j.renewLate(&r, out)
+	case j.config.Lookup:
+		j.rows.Insert(r)
+	default:
+		err = j.meet(&r, out)
+	}
+	if late {
+		j.Counts.Late++
+	}
+	return late, err
+}
+
+// stillWanted tells of a late row whether it may be taken all the same: a right row of a LOOKUP that a left row to come can want.
+func (j *Joiner) stillWanted(r *state.Row) bool {
+	return j.config.Lookup && r.Side == state.Right && (j.config.WindowMS == Forever || plus(r.TimeMS, j.config.WindowMS+j.config.WaitMS) >= j.watermark)
+}
+
+// alone lets a left row go that met nobody.
+func (j *Joiner) alone(r *state.Row, out Output) error {
+	if !j.config.Outer {
+		j.Counts.Dropped++
+		return nil
+	}
+	j.Counts.Unmatched++
+	return out.Unmatched(r)
+}
+
+// Advance lets the watermark rise to w: rows whose time has come are decided, and leave.
+func (j *Joiner) Advance(w int64, out Output) error {
+	if w <= j.watermark {
+		return nil
+	}
+	before := j.watermark
+	j.watermark = w
+	if j.config.Lookup {
+		return j.advanceLookup(before, out)
+	}
+	return j.advanceInterval(out)
+}
+
+// Wanted tells of a row of a checkpoint whether it still waits at the checkpoint's watermark. What is to be known of single rows
+// the checkpoint tells; this is what time tells.
+func (j *Joiner) Wanted(r *state.Row) (bool, error) {
+	c := &j.config
+	switch {
+	case !c.Lookup:
+		return plus(r.TimeMS, c.WindowMS) >= j.watermark, nil
+	case r.Side == state.Left:
+		return r.TimeMS >= j.watermark || c.WaitMS > 0 && plus(r.TimeMS, c.WaitMS) >= j.watermark, nil
+	case r.TimeMS >= j.watermark:
+		return true, nil
+	case c.WindowMS != Forever && plus(r.TimeMS, c.WindowMS+c.WaitMS) < j.watermark:
+		return false, nil
+	}
+	newest, ok, err := j.rows.Latest(state.Right, r.Key, j.watermark-1)
+	if err != nil || !ok {
+		return err == nil, err
+	}
+	if newest.TimeMS > r.TimeMS || newest.TimeMS == r.TimeMS && newest.Seq > r.Seq {
+		return false, nil
+	}
+	return true, j.rows.Remove(&newest, false)
+}
+
+// Append appends what is not in the rows to dst.
+func (j *Joiner) Append(dst []byte) []byte {
+	dst = binary.AppendVarint(dst, j.watermark)
+	return binary.AppendUvarint(dst, j.seq)
+}
+
+// Restore reads what Append has written, and returns what follows it.
+func (j *Joiner) Restore(src []byte) ([]byte, error) {
+	w, n := binary.Varint(src)
+	if n <= 0 {
+		return nil, errDamaged
+	}
+	seq, m := binary.Uvarint(src[n:])
+	if m <= 0 {
+		return nil, errDamaged
+	}
+	j.watermark, j.seq = w, seq
+	return src[n+m:], nil
+}
+
+var errDamaged = errors.New("the join's state is damaged")
+
+// plus adds a duration without running over.
+func plus(ms, duration int64) int64 {
+	if ms > math.MaxInt64-duration {
+		return math.MaxInt64
+	}
+	return ms + duration
+}
+
+// minus subtracts a duration without running over.
+func minus(ms, duration int64) int64 {
+	if ms < math.MinInt64+duration {
+		return math.MinInt64
+	}
+	return ms - duration
+}

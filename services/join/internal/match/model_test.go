@@ -1,0 +1,217 @@
+package match_test
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/services/join/internal/match"
+	"sluice/services/join/internal/state"
+	"sluice/services/join/internal/watermark"
+)
+
+// batchOf is one message of a drawn log.
+type batchOf struct {
+	side state.Side
+	rows []in
+	b    watermark.Batch
+}
+
+// drawLog draws the log of two sources of several partitions: rows out of order, keys that are rare and keys that are not, rows without a
+// key, heartbeats, idle partitions.
+func drawLog(t *rapid.T) []batchOf {
+	type at struct {
+		side      state.Side
+		partition int32
+	}
+	maxima := map[at]int64{}
+	spread := rapid.SampledFrom([]int64{5, 50, 500}).Draw(t, "spread")
+	var log []batchOf
+	clock, number := int64(0), 0
+	for range rapid.IntRange(1, 60).Draw(t, "batches") {
+		clock += rapid.Int64Range(0, 20).Draw(t, "later")
+		p := at{state.Side(rapid.IntRange(0, 1).Draw(t, "side")), int32(rapid.IntRange(0, 1).Draw(t, "partition"))}
+		m := batchOf{side: p.side, b: watermark.Batch{Writer: fmt.Sprint(p.side, p.partition), Partition: p.partition, Partitions: 2, ArrivalMS: 1000 + clock}}
+		for range rapid.SampledFrom([]int{0, 1, 1, 1, 2, 7}).Draw(t, "rows") {
+			number++
+			ms := clock + rapid.Int64Range(-spread, spread/4).Draw(t, "time")
+			key := rapid.SampledFrom([]string{"a", "a", "b", "c", "-"}).Draw(t, "key")
+			m.rows = append(m.rows, in{ms, key, fmt.Sprintf("%s%d@%d:%s", names[p.side][:1], number, ms, key)})
+			if old, ok := maxima[p]; !ok || ms > old {
+				maxima[p] = ms
+			}
+		}
+		m.b.MaxMS = maxima[p]
+		_, m.b.HasMax = maxima[p]
+		if len(m.rows) == 0 {
+			m.b.IdleSinceMS = m.b.ArrivalMS - rapid.Int64Range(0, 60).Draw(t, "idle")
+		}
+		log = append(log, m)
+	}
+	// The end: all is idle for long, so that every row is decided.
+	for side := range state.Side(2) {
+		for partition := range int32(2) {
+			p := at{side, partition}
+			_, has := maxima[p]
+			log = append(log, batchOf{side: side, b: watermark.Batch{
+				Writer: fmt.Sprint(side, partition), Partition: partition, Partitions: 2, ArrivalMS: 1_000_000, IdleSinceMS: 1,
+				MaxMS: maxima[p], HasMax: has,
+			}})
+		}
+	}
+	return log
+}
+
+func drawConfig(t *rapid.T) (match.Config, watermark.Config) {
+	c := match.Config{Lookup: rapid.Bool().Draw(t, "lookup"), Outer: rapid.Bool().Draw(t, "left"), WindowMS: rapid.Int64Range(1, 60).Draw(t, "window")}
+	if c.Lookup {
+		c.WaitMS = rapid.SampledFrom([]int64{0, 1, 10, 40}).Draw(t, "wait")
+		if rapid.Bool().Draw(t, "forever") {
+			c.WindowMS = match.Forever
+		}
+	}
+	return c, watermark.Config{GraceMS: rapid.SampledFrom([]int64{0, 5, 50, 1000}).Draw(t, "grace"), IdleMS: rapid.Int64Range(1, 50).Draw(t, "idle")}
+}
+
+// TestAgainstModel: whatever the order, what comes out is what a nested loop over all rows that were not late gives. Restarts at any point,
+// from a checkpoint of any age, and a memory for no row at all change nothing, not even the order.
+func TestAgainstModel(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		config, times := drawConfig(t)
+		log := drawLog(t)
+
+		plain := newWorld(t, config, times, 0, dir)
+		var want [][]string
+		late, renewed := map[string]bool{}, false
+		for _, m := range log {
+			before := plain.joiner.Watermark()
+			lines := slices.Clone(plain.step(m.side, m.rows, m.b))
+			want = append(want, lines)
+			for _, line := range lines {
+				if value, ok := strings.CutSuffix(line, " late"); ok {
+					late[value] = true
+				}
+			}
+			for _, row := range m.rows {
+				renewed = renewed || row.ms < before && !late[row.value]
+			}
+		}
+		got := slices.DeleteFunc(slices.Concat(want...), func(line string) bool { return strings.HasSuffix(line, " late") })
+		slices.Sort(got)
+		if !renewed { // what right rows that are late and taken all the same change is a matter of the order
+			model := nestedLoop(config, log, late)
+			require.Equal(t, model.lines, append([]string{}, got...))
+			require.Equal(t, model.counts, plain.joiner.Counts)
+		}
+		if !config.Lookup || config.WindowMS != match.Forever {
+			require.Zero(t, plain.rows.Len(state.Left)+plain.rows.Len(state.Right), "nothing waits for ever")
+		}
+		require.Zero(t, plain.rows.Len(state.Left))
+		plain.close()
+
+		budget := rapid.SampledFrom([]int{0, 1, 600}).Draw(t, "budget")
+		w := newWorld(t, config, times, budget, dir)
+		saved := 0
+		for i := 0; i < len(log); i++ {
+			require.Equal(t, want[i], slices.Clone(w.step(log[i].side, log[i].rows, log[i].b)), "step %d", i)
+			switch rapid.IntRange(0, 5).Draw(t, "then") {
+			case 0:
+				w.checkpoint()
+				saved = i + 1
+			case 1:
+				w.crash()
+				for k := saved; k <= i; k++ { // the inputs behind the checkpoint are replayed
+					require.Equal(t, want[k], slices.Clone(w.step(log[k].side, log[k].rows, log[k].b)), "replay of step %d", k)
+				}
+			}
+		}
+		require.Equal(t, plain.joiner.Counts, w.joiner.Counts)
+		require.Equal(t, plain.rows.Len(state.Right), w.rows.Len(state.Right))
+		w.close()
+	})
+}
+
+type modelled struct {
+	lines  []string
+	counts match.Counts
+}
+
+// nestedLoop is the definition: all left rows against all right rows.
+func nestedLoop(c match.Config, log []batchOf, late map[string]bool) modelled {
+	var sides [2][]in
+	out := modelled{lines: []string{}}
+	for _, m := range log {
+		for _, row := range m.rows {
+			if late[row.value] {
+				out.counts.Late++
+				continue
+			}
+			sides[m.side] = append(sides[m.side], row)
+		}
+	}
+	met := map[string]bool{}
+	for _, l := range sides[state.Left] {
+		var partners []in
+		if c.Lookup {
+			partners = lookup(c, l, sides[state.Right])
+		} else {
+			for _, r := range sides[state.Right] {
+				if l.key != "-" && l.key == r.key && max(l.ms-r.ms, r.ms-l.ms) <= c.WindowMS {
+					partners = append(partners, r)
+				}
+			}
+		}
+		for _, r := range partners {
+			met[r.value] = true
+			out.lines = append(out.lines, l.value+" + "+r.value)
+		}
+		switch {
+		case len(partners) > 0:
+			out.counts.Matched++
+		case c.Outer:
+			out.counts.Unmatched++
+			out.lines = append(out.lines, l.value+" alone")
+		default:
+			out.counts.Dropped++
+		}
+	}
+	for _, r := range sides[state.Right] {
+		if r.key == "-" || !c.Lookup && !met[r.value] {
+			out.counts.Dropped++
+		}
+	}
+	slices.Sort(out.lines)
+	return out
+}
+
+// lookup is the newest right row as of the left row's time, else the first within the wait; of one time the last.
+func lookup(c match.Config, l in, right []in) []in {
+	window := c.WindowMS
+	if window == match.Forever {
+		window = math.MaxInt32
+	}
+	var best *in
+	for i, r := range right {
+		if r.key == l.key && l.key != "-" && r.ms <= l.ms && r.ms >= l.ms-window && (best == nil || r.ms >= best.ms) {
+			best = &right[i]
+		}
+	}
+	if best == nil {
+		for i, r := range right {
+			if r.key == l.key && l.key != "-" && r.ms > l.ms && r.ms <= l.ms+c.WaitMS && (best == nil || r.ms <= best.ms) {
+				best = &right[i]
+			}
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return []in{*best}
+}

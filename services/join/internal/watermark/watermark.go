@@ -1,0 +1,302 @@
+// Package watermark tells how far event time has come in a join lane: the time that no partition will go back behind, but
+// for rows that are late.
+//
+// Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
+// one that has had no event, holds it back; one that has been idle for long enough does not.
+//
+// Not guaranteed: that no row comes behind it. That is what grace is for, and the dead letters.
+package watermark
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+)
+
+// None is the watermark before there is one.
+const None = math.MinInt64
+
+// Config of a lane. Durations in milliseconds.
+type Config struct {
+	GraceMS, IdleMS int64
+	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
+	// of them. 1 where a partition has a writer of its own, or one writer for each lane.
+	Writers map[string]int
+}
+
+// Batch is what a batch says.
+type Batch struct {
+	Writer    string
+	Source    string
+	TopicID   string
+	Partition int32
+	ArrivalMS int64
+	// MaxMS is the largest event time of the partition up to and with the batch, if HasMax.
+	MaxMS  int64
+	HasMax bool
+	// IdleSinceMS is since when there has been nothing to read; 0: there is more.
+	IdleSinceMS int64
+	// Partitions is how many the topic has.
+	Partitions int
+}
+
+// Tracker is the state.
+type Tracker struct {
+	config    Config
+	sources   map[string]*source
+	watermark int64
+}
+
+// source is one incarnation of a topic.
+type source struct {
+	topicID, before string
+	partitions      int
+	heard           map[int32]map[string]progress // by partition and writer
+}
+
+type progress struct {
+	maxMS  int64
+	hasMax bool
+	idleMS int64
+}
+
+// New makes a tracker without a watermark.
+func New(config Config) *Tracker {
+	t := &Tracker{config: config, sources: map[string]*source{}, watermark: None}
+	for name := range config.Writers {
+		t.sources[name] = &source{heard: map[int32]map[string]progress{}}
+	}
+	return t
+}
+
+// Watermark is what holds now.
+func (t *Tracker) Watermark() int64 { return t.watermark }
+
+// Add takes a batch in and returns the watermark after it.
+func (t *Tracker) Add(b Batch) int64 {
+	s := t.sources[b.Source]
+	if s == nil || !s.current(b.TopicID) {
+		return t.watermark
+	}
+	s.partitions = max(s.partitions, b.Partitions)
+	writers := s.heard[b.Partition]
+	if writers == nil {
+		writers = map[string]progress{}
+		s.heard[b.Partition] = writers
+	}
+	p := progress{maxMS: b.MaxMS, hasMax: b.HasMax}
+	if b.IdleSinceMS > 0 {
+		p.idleMS = max(b.ArrivalMS-b.IdleSinceMS, 0)
+	}
+	writers[b.Writer] = p
+	t.watermark = max(t.watermark, t.reckon())
+	return t.watermark
+}
+
+// current tells whether a batch is of the topic as it is now. One made anew begins anew; what still comes of the one
+// before says nothing.
+func (s *source) current(id string) bool {
+	switch {
+	case id == s.topicID:
+		return true
+	case s.topicID != "" && id == s.before:
+		return false
+	case s.topicID != "":
+		s.heard, s.partitions = map[int32]map[string]progress{}, 0
+	}
+	s.before, s.topicID = s.topicID, id
+	return true
+}
+
+// stand is where a source stands.
+type stand struct {
+	held    int64 // least time of the partitions that hold the watermark back; None: without limit
+	holds   bool
+	largest int64 // of any partition; None: no event
+}
+
+func (t *Tracker) stand(name string) stand {
+	s := t.sources[name]
+	out := stand{held: math.MaxInt64, largest: None}
+	if s.partitions == 0 || len(s.heard) < s.partitions {
+		out.held, out.holds = None, true
+	}
+	for _, writers := range s.heard {
+		time, has, idle := int64(math.MaxInt64), true, int64(math.MaxInt64)
+		for _, p := range writers {
+			time = min(time, add(p.maxMS, p.idleMS))
+			has = has && p.hasMax
+			idle = min(idle, p.idleMS)
+		}
+		if has {
+			out.largest = max(out.largest, time)
+		}
+		switch {
+		case len(writers) < t.config.Writers[name]:
+			out.held, out.holds = None, true
+		case idle >= t.config.IdleMS:
+		case !has:
+			out.held, out.holds = None, true
+		default:
+			out.held, out.holds = min(out.held, time), true
+		}
+	}
+	return out
+}
+
+func (t *Tracker) reckon() int64 {
+	held, holds, largest := int64(math.MaxInt64), false, int64(None)
+	for name := range t.sources {
+		s := t.stand(name)
+		holds = holds || s.holds
+		held = min(held, s.held)
+		largest = max(largest, s.largest)
+	}
+	if !holds {
+		held = largest
+	}
+	if held == None || largest == None {
+		return None
+	}
+	return add(held, -t.config.GraceMS)
+}
+
+// Source is how far one source has come, less grace; for people to look at. None when that is not known.
+func (t *Tracker) Source(name string) int64 {
+	s := t.stand(name)
+	at := s.held
+	if !s.holds {
+		at = s.largest
+	}
+	if at == None {
+		return None
+	}
+	return add(at, -t.config.GraceMS)
+}
+
+// add adds without running over.
+func add(a, b int64) int64 {
+	switch sum := a + b; {
+	case b > 0 && sum < a:
+		return math.MaxInt64
+	case b < 0 && sum > a:
+		return math.MinInt64 + 1
+	default:
+		return sum
+	}
+}
+
+// Append appends the state to dst.
+func (t *Tracker) Append(dst []byte) []byte {
+	text := func(s string) { dst = append(binary.AppendUvarint(dst, uint64(len(s))), s...) }
+	dst = binary.AppendVarint(dst, t.watermark)
+	dst = binary.AppendUvarint(dst, uint64(len(t.sources)))
+	for _, name := range sorted(t.sources) {
+		s := t.sources[name]
+		text(name)
+		text(s.topicID)
+		text(s.before)
+		dst = binary.AppendUvarint(dst, uint64(s.partitions))
+		dst = binary.AppendUvarint(dst, uint64(len(s.heard)))
+		for _, partition := range sortedNumbers(s.heard) {
+			dst = binary.AppendUvarint(dst, uint64(partition))
+			dst = binary.AppendUvarint(dst, uint64(len(s.heard[partition])))
+			for _, writer := range sorted(s.heard[partition]) {
+				p := s.heard[partition][writer]
+				text(writer)
+				has := uint64(0)
+				if p.hasMax {
+					has = 1
+				}
+				dst = binary.AppendUvarint(dst, has)
+				dst = binary.AppendVarint(dst, p.maxMS)
+				dst = binary.AppendVarint(dst, p.idleMS)
+			}
+		}
+	}
+	return dst
+}
+
+func sorted[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, strings.Compare)
+	return keys
+}
+
+func sortedNumbers[V any](m map[int32]V) []int32 {
+	keys := make([]int32, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+var errDamaged = errors.New("the watermark's state is damaged")
+
+// Restore reads what Append has written into a new tracker, and returns what follows it.
+func (t *Tracker) Restore(src []byte) ([]byte, error) {
+	bad := false
+	number := func() uint64 {
+		v, n := binary.Uvarint(src)
+		if n <= 0 {
+			bad, src = true, nil
+			return 0
+		}
+		src = src[n:]
+		return v
+	}
+	signed := func() int64 {
+		v, n := binary.Varint(src)
+		if n <= 0 {
+			bad, src = true, nil
+			return 0
+		}
+		src = src[n:]
+		return v
+	}
+	text := func() string {
+		n := number()
+		if n > uint64(len(src)) {
+			bad, src = true, nil
+			return ""
+		}
+		s := string(src[:n])
+		src = src[n:]
+		return s
+	}
+	t.watermark = signed()
+	for range number() {
+		if bad {
+			return nil, errDamaged
+		}
+		name := text()
+		s := &source{topicID: text(), before: text(), partitions: int(number()), heard: map[int32]map[string]progress{}}
+		for range number() {
+			if bad {
+				return nil, errDamaged
+			}
+			partition := int32(number())
+			s.heard[partition] = map[string]progress{}
+			for range number() {
+				if bad {
+					return nil, errDamaged
+				}
+				writer := text()
+				s.heard[partition][writer] = progress{hasMax: number() == 1, maxMS: signed(), idleMS: signed()}
+			}
+		}
+		if t.sources[name] != nil {
+			t.sources[name] = s
+		}
+	}
+	if bad {
+		return nil, errDamaged
+	}
+	return src, nil
+}
