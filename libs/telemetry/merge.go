@@ -11,7 +11,7 @@ const MaxLinks = 32
 type Merge struct {
 	parent trace.SpanContext
 	others []trace.SpanContext
-	more   int // sampled contexts beyond MaxLinks, of which nothing is kept
+	more   int // contexts beyond MaxLinks, of which nothing is kept
 }
 
 // Add takes a context. One that is not valid, or the same as the one before, adds nothing.
@@ -26,6 +26,15 @@ func (m *Merge) Add(sc trace.SpanContext) {
 	default:
 		m.others = append(m.others, sc)
 	}
+}
+
+// AddText adds a traceparent. It costs next to nothing once there is no room for another.
+func (m *Merge) AddText(text []byte) {
+	if m.parent.IsSampled() && len(m.others) == MaxLinks {
+		m.more++
+		return
+	}
+	m.Add(Parse(text))
 }
 
 func (m *Merge) last() trace.SpanContext {
@@ -50,7 +59,7 @@ func (m *Merge) Links() []trace.Link {
 	return links
 }
 
-// Left is how many sampled contexts came beyond MaxLinks.
+// Left is how many contexts came beyond MaxLinks.
 func (m *Merge) Left() int { return m.more }
 
 // Reset forgets all and keeps the memory.

@@ -1,0 +1,116 @@
+// Package receipts keeps for a while what became of the blocks of a pipeline: one small message for each, in a stream of its
+// own. The logs are purged within seconds; a receipt still tells in which block an event went, when, and in which trace.
+//
+// Guaranteed: bounded in bytes and in time; a receipt costs its writer one publish that waits for nothing.
+//
+// Not guaranteed: that there is one. Nothing is repeated, and nothing but the answer to a user's question depends on it.
+package receipts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+)
+
+const (
+	// MaxAge and maxBytes bound what is kept.
+	MaxAge   = 24 * time.Hour
+	maxBytes = 32 << 20
+	// idle is how long Each waits for the next message of those that are there.
+	idle = 5 * time.Second
+)
+
+// Stream is the name of a pipeline's stream.
+func Stream(pipeline string) string { return "sluice_" + pipeline + "_receipts" }
+
+func subject(pipeline string, lane int) string {
+	return "sluice." + pipeline + ".receipts." + strconv.Itoa(lane)
+}
+
+// Ensure makes the stream if it is not there.
+func Ensure(ctx context.Context, js jetstream.JetStream, pipeline string) error {
+	_, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: Stream(pipeline), Description: "what became of the blocks of pipeline " + pipeline,
+		Subjects: []string{"sluice." + pipeline + ".receipts.*"}, Storage: jetstream.FileStorage,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: maxBytes, MaxAge: MaxAge,
+	})
+	if err != nil {
+		return fmt.Errorf("make stream %s: %w", Stream(pipeline), err)
+	}
+	return nil
+}
+
+// Remove removes the stream. It is no error when there is none.
+func Remove(ctx context.Context, js jetstream.JetStream, pipeline string) error {
+	if err := js.DeleteStream(ctx, Stream(pipeline)); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("remove stream %s: %w", Stream(pipeline), err)
+	}
+	return nil
+}
+
+// Publish hands a receipt to the connection and does not wait.
+func Publish(nc *nats.Conn, pipeline string, r *eventv1.Receipt) error {
+	data, err := proto.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode a receipt: %w", err)
+	}
+	if err := nc.Publish(subject(pipeline, int(r.GetLane())), data); err != nil {
+		return fmt.Errorf("publish a receipt: %w", err)
+	}
+	return nil
+}
+
+// Each calls take for the receipts of a lane (-1: of all) from the oldest on, until it returns false or all that were there
+// are seen. Without a stream there are none.
+func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int, take func(*eventv1.Receipt) bool) error {
+	filter := "sluice." + pipeline + ".receipts.*"
+	if lane >= 0 {
+		filter = subject(pipeline, lane)
+	}
+	consumer, err := js.OrderedConsumer(ctx, Stream(pipeline), jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}})
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+	}
+	info, err := consumer.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+	}
+	if info.NumPending == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+	}
+	defer messages.Stop()
+	for {
+		next, cancel := context.WithTimeout(ctx, idle)
+		msg, err := messages.Next(jetstream.NextContext(next))
+		cancel()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+		}
+		var r eventv1.Receipt
+		if err := proto.Unmarshal(msg.Data(), &r); err != nil {
+			return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", Stream(pipeline), err)
+		}
+		if !take(&r) || meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
