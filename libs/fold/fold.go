@@ -53,6 +53,10 @@ const (
 	grace = 10 * time.Second
 )
 
+// ErrBroken says that the Core's state is of no further use, when a disk has failed for instance: the lane ends, no checkpoint is made, and whoever
+// takes it next restores the last one.
+var ErrBroken = errors.New("the lane's state is of no further use")
+
 // Core is what a stage does with the batches of a lane. It is used by one goroutine, for one Run.
 type Core interface {
 	// Restore brings back the state of a checkpoint. m is empty when there is none; it must not be changed. segments calls each for every
@@ -60,7 +64,7 @@ type Core interface {
 	Restore(ctx context.Context, m *eventv1.Manifest, segments func(each func(*eventv1.Segment, []byte) error) error) error
 	// Step folds one batch. It is pure: state and outputs depend on the state and the batch alone. After an error that it
 	// returns before its first Append or Refuse the state must be as before; the lane then stands still and says why. An
-	// error of the Emitter is to be returned as it is.
+	// error of the Emitter is to be returned as it is. One that wraps ErrBroken ends the lane whatever the state is.
 	Step(in Input, out Emitter) error
 	// Checkpoint adds the Core's own fields to m (horizons, core, ...) and returns the entries that are new since the last call.
 	Checkpoint(m *eventv1.Manifest) []checkpoint.Chunk

@@ -2,6 +2,7 @@ package fold
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -124,7 +125,7 @@ func (f *folding) take(work context.Context, m fencedlog.Message) error {
 	case err == nil:
 	case work.Err() != nil:
 		return context.Cause(work)
-	case f.out.emitted:
+	case f.out.emitted || errors.Is(err, ErrBroken):
 		return err
 	default:
 		// A format that a newer version wrote, or bytes that nobody wrote: to skip it would lose
