@@ -1673,8 +1673,14 @@ type SinkPosition struct {
 	Taken map[string]*Taken `protobuf:"bytes,8,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Marks []*Mark           `protobuf:"bytes,9,rep,name=marks,proto3" json:"marks,omitempty"`
 	// What the lane has written to the table, up to covered_sequence.
-	Ledger        *Ledger  `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
-	Healed        *Healing `protobuf:"bytes,11,opt,name=healed,proto3" json:"healed,omitempty"`
+	Ledger *Ledger  `protobuf:"bytes,10,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Healed *Healing `protobuf:"bytes,11,opt,name=healed,proto3" json:"healed,omitempty"`
+	// How often the upstream log has lost its tail, so that the lane had to begin with other sequences. Names of blocks carry it.
+	Epoch uint32 `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// uid of the pipeline: tells an earlier position, put back, from another pipeline's.
+	PipelineUid string `protobuf:"bytes,13,opt,name=pipeline_uid,json=pipelineUid,proto3" json:"pipeline_uid,omitempty"`
+	// By writer of a join's log: the position of its last message that was taken. In the place of taken.
+	Positions     map[string]string `protobuf:"bytes,14,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1782,6 +1788,27 @@ func (x *SinkPosition) GetLedger() *Ledger {
 func (x *SinkPosition) GetHealed() *Healing {
 	if x != nil {
 		return x.Healed
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *SinkPosition) GetPipelineUid() string {
+	if x != nil {
+		return x.PipelineUid
+	}
+	return ""
+}
+
+func (x *SinkPosition) GetPositions() map[string]string {
+	if x != nil {
+		return x.Positions
 	}
 	return nil
 }
@@ -1945,7 +1972,13 @@ type PendingBlock struct {
 	PartFrom uint64 `protobuf:"varint,6,opt,name=part_from,json=partFrom,proto3" json:"part_from,omitempty"`
 	PartTo   uint64 `protobuf:"varint,7,opt,name=part_to,json=partTo,proto3" json:"part_to,omitempty"`
 	// How many of the rows before part_from are in the dead-letter log.
-	PartRefused   uint64 `protobuf:"varint,8,opt,name=part_refused,json=partRefused,proto3" json:"part_refused,omitempty"`
+	PartRefused uint64 `protobuf:"varint,8,opt,name=part_refused,json=partRefused,proto3" json:"part_refused,omitempty"`
+	// SinkPosition.epoch of the sequences.
+	Epoch uint32 `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What taken and positions are once the block is in, as far as that differs: so that its rows can be found again when the
+	// log has lost the messages.
+	Taken         map[string]*Taken `protobuf:"bytes,10,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Positions     map[string]string `protobuf:"bytes,11,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2034,6 +2067,27 @@ func (x *PendingBlock) GetPartRefused() uint64 {
 		return x.PartRefused
 	}
 	return 0
+}
+
+func (x *PendingBlock) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PendingBlock) GetTaken() map[string]*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *PendingBlock) GetPositions() map[string]string {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
 }
 
 // Receipt says what became of one block of a lane, so that the way of an event can be told after the logs were purged.
@@ -2476,7 +2530,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\xb2\x04\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\xf5\x05\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2489,11 +2543,17 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05marks\x18\t \x03(\v2\x15.sluice.event.v1.MarkR\x05marks\x12/\n" +
 	"\x06ledger\x18\n" +
 	" \x01(\v2\x17.sluice.event.v1.LedgerR\x06ledger\x120\n" +
-	"\x06healed\x18\v \x01(\v2\x18.sluice.event.v1.HealingR\x06healed\x1aP\n" +
+	"\x06healed\x18\v \x01(\v2\x18.sluice.event.v1.HealingR\x06healed\x12\x14\n" +
+	"\x05epoch\x18\f \x01(\rR\x05epoch\x12!\n" +
+	"\fpipeline_uid\x18\r \x01(\tR\vpipelineUid\x12J\n" +
+	"\tpositions\x18\x0e \x03(\v2,.sluice.event.v1.SinkPosition.PositionsEntryR\tpositions\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
+	"\x0ePositionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
 	"\x06Ledger\x12G\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2'.sluice.event.v1.Ledger.PartitionsEntryR\n" +
@@ -2509,7 +2569,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\x04R\arefused\x12!\n" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vnext_offset\x18\x05 \x01(\x03R\n" +
-	"nextOffset\"\x92\x02\n" +
+	"nextOffset\"\xc4\x04\n" +
 	"\fPendingBlock\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x12\n" +
@@ -2519,7 +2579,18 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"lastTimeNs\x12\x1b\n" +
 	"\tpart_from\x18\x06 \x01(\x04R\bpartFrom\x12\x17\n" +
 	"\apart_to\x18\a \x01(\x04R\x06partTo\x12!\n" +
-	"\fpart_refused\x18\b \x01(\x04R\vpartRefused\"\xb5\x02\n" +
+	"\fpart_refused\x18\b \x01(\x04R\vpartRefused\x12\x14\n" +
+	"\x05epoch\x18\t \x01(\rR\x05epoch\x12>\n" +
+	"\x05taken\x18\n" +
+	" \x03(\v2(.sluice.event.v1.PendingBlock.TakenEntryR\x05taken\x12J\n" +
+	"\tpositions\x18\v \x03(\v2,.sluice.event.v1.PendingBlock.PositionsEntryR\tpositions\x1aP\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
+	"\x0ePositionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12%\n" +
 	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
@@ -2564,7 +2635,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -2597,7 +2668,10 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	nil,                     // 28: sluice.event.v1.DedupSet.MaxTimeMsEntry
 	nil,                     // 29: sluice.event.v1.DedupSet.ArrivalMsEntry
 	nil,                     // 30: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 31: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 31: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 32: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 33: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 34: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	3,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -2627,17 +2701,21 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	15, // 24: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
 	18, // 25: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
 	11, // 26: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	31, // 27: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	22, // 28: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	14, // 29: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	13, // 30: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	14, // 31: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 32: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	31, // 27: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	32, // 28: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	33, // 29: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	34, // 30: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	22, // 31: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	14, // 32: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	13, // 33: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	14, // 34: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 35: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	14, // 36: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -2653,7 +2731,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
