@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -98,4 +99,45 @@ func TestScanEnds(t *testing.T) {
 	var refused *ServerError
 	require.ErrorAs(t, err, &refused)
 	require.Contains(t, err.Error(), "read table system.numbers_mt")
+}
+
+func TestReadingOf(t *testing.T) {
+	sink := engine(t, "plain", "(id UInt64, `TTL` String DEFAULT 'no TTL here') ENGINE = MergeTree ORDER BY id")
+	ctx, database := context.Background(), Quote(sink.GetDatabase())
+	for _, c := range []struct {
+		table, ddl       string
+		atomic           bool
+		removes, changes string // contained in
+	}{
+		{"plain", "", true, "", ""},
+		{"dated", "TABLE %s.dated (id UInt64, at DateTime) ENGINE = MergeTree ORDER BY id TTL at + INTERVAL 1 DAY", true, "", "has a TTL"},
+		{"faded", "TABLE %s.faded (id UInt64, at DateTime, x String TTL at + INTERVAL 1 DAY) ENGINE = MergeTree ORDER BY id", true, "", "has a TTL"},
+		{"replaced", "TABLE %s.replaced (id UInt64) ENGINE = ReplacingMergeTree ORDER BY id", true, "ReplacingMergeTree", ""},
+		{"collapsed", "TABLE %s.collapsed (id UInt64, sign Int8) ENGINE = VersionedCollapsingMergeTree(sign, id) ORDER BY id", true, "Collapsing", ""},
+		{"summed", "TABLE %s.summed (id UInt64, n UInt64) ENGINE = SummingMergeTree ORDER BY id", true, "", "SummingMergeTree"},
+		{"nothing", "TABLE %s.nothing (id UInt64) ENGINE = Null", false, "keeps nothing", ""},
+		{"remembers", "TABLE %s.remembers (id UInt64) ENGINE = Memory", false, "", ""},
+		{"buffered", "TABLE %[1]s.buffered AS %[1]s.dated ENGINE = Buffer(%[1]s, dated, 1, 1, 1, 1, 1, 1, 1)", false, "", "dated has a TTL"},
+		{"view", "MATERIALIZED VIEW %[1]s.view ENGINE = SummingMergeTree ORDER BY id AS SELECT id, n FROM %[1]s.summed", false, "", "SummingMergeTree"},
+	} {
+		if c.ddl != "" {
+			require.NoError(t, run(ctx, sink, fmt.Sprintf("CREATE "+c.ddl, database)))
+		}
+		sink.Table = c.table
+		described, err := Describe(ctx, sink)
+		require.NoError(t, err)
+		r, err := ReadingOf(ctx, sink, described)
+		require.NoError(t, err)
+		require.Equal(t, c.atomic, r.Atomic, c.table)
+		require.False(t, r.Lags)
+		for want, got := range map[string][]string{"removes:" + c.removes: r.Removes, "changes:" + c.changes: r.Changes} {
+			_, want, _ = strings.Cut(want, ":")
+			if want == "" {
+				require.Empty(t, got, c.table)
+			} else {
+				require.Len(t, got, 1, c.table)
+				require.Contains(t, got[0], want)
+			}
+		}
+	}
 }
