@@ -65,12 +65,15 @@ type assembler struct {
 	raw    []byte   // decompressed columns of one message
 	wires  [][]byte
 	masks  [][]byte
+	notes  []note // of the messages
 }
 
 // maxSpare bounds the groups whose memory is kept, where events lack ever other columns.
 const maxSpare = 8
 
 func (a *assembler) reset() {
+	clear(a.notes)
+	a.notes = a.notes[:0]
 	for _, g := range a.groups {
 		for _, c := range g.natives {
 			c.Reset()

@@ -189,7 +189,9 @@ func (c *collector) offer(msg *fencedlog.Message) (taken bool, err error) {
 			return false, fail(err)
 		}
 	}
-	c.plan.Add(m, time.Now())
+	now := time.Now()
+	c.rows.note(msg, &c.view, now)
+	c.plan.Add(m, now)
 	return true, nil
 }
 

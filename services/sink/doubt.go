@@ -44,14 +44,14 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 	lacks, err := s.lane.inserter.Missing(s.working, *what)
 	switch {
 	case errors.Is(err, clickhouse.ErrCannotTell):
-		s.lane.log.Warn("a block was sent again; whether it is in the table cannot be told", "token", what.Token, "error", err)
+		s.lane.log.WarnContext(s.working, "a block was sent again; whether it is in the table cannot be told", "token", what.Token, "error", err)
 		return true, nil
 	case err != nil:
 		if clickhouse.Answered(err) {
 			d.refused++
 		}
 		if d.refused == looks {
-			s.lane.log.Error("a block was sent again, and the server does not let us look whether it is in the table",
+			s.lane.log.ErrorContext(s.working, "a block was sent again, and the server does not let us look whether it is in the table",
 				"token", what.Token, "error", err)
 			return true, nil
 		}
@@ -76,7 +76,7 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 	d.again++
 	// Views behind the table may have taken the first repeat, and take this one, too: they can be built anew from the table,
 	// which without these rows would be wrong for good.
-	s.lane.log.Warn("the table knows the token of a block and lacks rows of it: they are sent again under another; a materialized view may hold them twice",
+	s.lane.log.WarnContext(s.working, "the table knows the token of a block and lacks rows of it: they are sent again under another; a materialized view may hold them twice",
 		"token", what.Token, "rows", len(rows))
 	d.rows, d.open = rows, s.repeated
 	what.Columns, what.Token = columns, fmt.Sprintf("%s/again-%d", d.token, d.again)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
@@ -64,6 +65,8 @@ type lane struct {
 	layouts  map[uint64]*layout
 	inserter inserter
 	letters  *letters
+	tracer   trace.Tracer                 // may be nil
+	publish  func(*eventv1.Receipt) error // may be nil
 	trouble  trouble
 	pace     pace
 
@@ -208,11 +211,13 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 
 // deliver brings one block to where it belongs: its rows into the table, what the table refuses into
 // the dead-letter log.
-func (l *lane) deliver(ctx, working context.Context, b *filled) error {
+func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
+	began, refused, token := time.Now(), uint64(0), ""
+	working, spans := l.beginSpans(working, b)
+	defer func() { spans.end(b.rows.count, refused, b.plan.Bytes, time.Now(), err) }()
 	if b.rows.count > 0 {
-		began := time.Now()
 		s := sending{
-			lane: l, ctx: ctx, working: working, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
+			lane: l, ctx: ctx, working: working, spans: spans, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
 			pending: &eventv1.PendingBlock{
 				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
 				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
@@ -248,8 +253,10 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) error {
 		l.tally.Records += uint64(b.rows.count)
 		l.tally.Rows += uint64(b.rows.count) - s.refused
 		l.tally.DeadLetters += s.refused
-		l.metrics.block(ctx, b.rows.count, int(s.refused), b.plan.Bytes, time.Since(began))
+		refused, token = s.refused, s.name.Token()
+		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())
 	}
+	l.receipt(working, b, refused, began, time.Now(), token)
 	// Durable step 5 follows with the next block or by itself: the advance.
 	l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
 	l.moved = true

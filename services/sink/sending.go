@@ -32,6 +32,7 @@ type sending struct {
 	name    block.Name
 	layout  *layout
 	pending *eventv1.PendingBlock
+	spans   *blockSpans
 	groups  []*group
 	order   int // rows of the groups before the present one
 	// repeated: an owner of the lane before us, or we before a restart, may have sent the block.
@@ -158,7 +159,9 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		}
 	}()
 	for backoff := s.lane.pace.first; ; backoff = min(2*backoff, s.lane.pace.last) {
-		err := s.lane.inserter.Insert(s.working, what)
+		attempt, ended := s.spans.attempt(s.working, &what)
+		err := s.lane.inserter.Insert(attempt, what)
+		ended(err)
 		if err == nil {
 			whole, err := doubt.resolve(&what)
 			if whole || err != nil {
@@ -168,7 +171,7 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		}
 		doubt.failed(err)
 		class := clickhouse.Classify(err)
-		s.lane.metrics.failed(s.ctx, class)
+		s.lane.metrics.failed(s.ctx, s.name.Pipeline, class)
 		switch {
 		case errors.Is(err, errTaken):
 			return nil, err

@@ -20,10 +20,12 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/clickhouse"
 	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
+	"sluice/libs/receipts"
 	"sluice/libs/service"
 	"sluice/libs/spec"
 )
@@ -53,7 +55,7 @@ func New(deps service.Deps, registry lanes.Registry) (*Sink, error) {
 	}
 	s := &Sink{deps: deps, metrics: m}
 	s.Manager = lanes.New(lanes.Config{
-		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: registry, Log: deps.Log,
+		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: registry, Log: deps.Log, Meter: deps.Meter,
 		Wanted: wanted, Run: s.lane,
 	})
 	return s, nil
@@ -88,7 +90,8 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		unit: u, js: s.deps.JS, log: log, metrics: s.metrics, instance: s.deps.Instance, record: record, index: index,
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
-		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff},
+		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff}, tracer: s.deps.Tracer,
+		publish: func(r *eventv1.Receipt) error { return receipts.Publish(s.deps.NATS, p.GetId(), r) },
 	}
 	l.letters = &letters{
 		js: s.deps.JS, pipeline: p.GetId(),
