@@ -20,6 +20,10 @@ const (
 	hasAdditionalKeys     = 1 << 9
 )
 
+// MaxDictionaryBytes is how much the values of a LowCardinality column may have in one block of a server: a byte for each row, and one
+// long key, would be far more than was sent.
+const MaxDictionaryBytes = 256 << 20
+
 // decode puts the values in the place of their numbers.
 func (n *lowCardinality) decode(d *decoder, rows int) error {
 	if rows == 0 {
@@ -51,13 +55,11 @@ func (n *lowCardinality) decode(d *decoder, rows int) error {
 	if n.out, err = d.append(n.out[:0], rows*width); err != nil {
 		return err
 	}
-	var number [8]byte
+	if err := n.checkNumbers(keys, width); err != nil {
+		return err
+	}
 	for row := range rows {
-		copy(number[:], n.out[row*width:(row+1)*width])
-		k := binary.LittleEndian.Uint64(number[:])
-		if k >= uint64(len(keys)) {
-			return errors.New("a number is not in its dictionary")
-		}
+		k := numberAt(n.out, row, width)
 		if n.mask != nil {
 			null := byte(0)
 			if k == 0 { // NULL, whatever key is there
@@ -68,6 +70,27 @@ func (n *lowCardinality) decode(d *decoder, rows int) error {
 		appendKey(values, keys[k])
 	}
 	return nil
+}
+
+// checkNumbers makes sure, before a value is put in its place, that all are there and that together they are not too much.
+func (n *lowCardinality) checkNumbers(keys [][]byte, width int) error {
+	left := MaxDictionaryBytes
+	for row := range len(n.out) / width {
+		k := numberAt(n.out, row, width)
+		if k >= uint64(len(keys)) {
+			return errors.New("a number is not in its dictionary")
+		}
+		if left -= len(keys[k]); left < 0 {
+			return fmt.Errorf("the values of a dictionary have more than %d bytes", MaxDictionaryBytes)
+		}
+	}
+	return nil
+}
+
+func numberAt(numbers []byte, row, width int) uint64 {
+	var number [8]byte
+	copy(number[:], numbers[row*width:(row+1)*width])
+	return binary.LittleEndian.Uint64(number[:])
 }
 
 // decodeKeys reads the keys: the bytes of each in Native.
