@@ -10,6 +10,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
+	"sluice/libs/receipts"
 )
 
 // logStages are the logs that a pipeline may ever have had; Remove does not mind those it never had.
@@ -51,6 +52,9 @@ func (s *Service) ensure(ctx context.Context, p *controlv1.Pipeline) error {
 			return err
 		}
 	}
+	if err := receipts.Ensure(ctx, s.js, p.GetId()); err != nil {
+		s.log.Debug("no receipts of blocks are kept", "pipeline", p.GetId(), "error", err) // nothing depends on them
+	}
 	_, err := s.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:      checkpoint.Bucket(p.GetId()),
 		Description: "checkpoints and positions of pipeline " + p.GetId(),
@@ -70,6 +74,9 @@ func (s *Service) remove(ctx context.Context, id string) error {
 		if err := fencedlog.Remove(ctx, s.js, fencedlog.Log{Pipeline: id, Stage: stage}); err != nil {
 			return err
 		}
+	}
+	if err := receipts.Remove(ctx, s.js, id); err != nil {
+		return err
 	}
 	err := s.js.DeleteKeyValue(ctx, checkpoint.Bucket(id))
 	if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) && !errors.Is(err, jetstream.ErrStreamNotFound) {
