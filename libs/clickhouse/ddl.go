@@ -11,9 +11,9 @@ import (
 )
 
 // CreateTable makes the sink's table, with its database, unless it is there: a MergeTree that recognises
-// repeated blocks. orderBy names columns, by their name or by the JSON path that they come from; what names none is
+// repeated blocks. orderBy names columns; what names none is
 // left out, since a dedup key need not be a column.
-func CreateTable(ctx context.Context, sink *controlv1.ClickHouseSink, columns []*controlv1.Column, orderBy []string) error {
+func CreateTable(ctx context.Context, sink *controlv1.ClickHouseSink, columns []Column, orderBy []string) error {
 	conn, err := open(ctx, sink)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func CreateTable(ctx context.Context, sink *controlv1.ClickHouseSink, columns []
 	return nil
 }
 
-func createStatement(name Name, columns []*controlv1.Column, orderBy []string, v Version) (string, error) {
+func createStatement(name Name, columns []Column, orderBy []string, v Version) (string, error) {
 	if len(columns) == 0 {
 		return "", &ConfigError{"columns", errors.New("there is no column to make the table from: declare columns with their types, or produce some events first")}
 	}
@@ -49,19 +49,22 @@ func createStatement(name Name, columns []*controlv1.Column, orderBy []string, v
 	nullable := false
 	var order []string
 	for i, c := range columns {
-		if c.GetType() == "" {
-			return "", &ConfigError{fmt.Sprintf("columns[%d].type", i), fmt.Errorf("column %s has no type, and none could be found in a sample: give one", c.GetName())}
+		if c.Type == "" {
+			return "", &ConfigError{fmt.Sprintf("columns[%d].type", i), fmt.Errorf("column %s has no type, and none could be found in a sample: give one", c.Name)}
 		}
 		if i > 0 {
 			b.WriteString(",")
 		}
-		fmt.Fprintf(&b, "\n    %s %s", Quote(c.GetName()), c.GetType())
+		fmt.Fprintf(&b, "\n    %s %s", Quote(c.Name), c.Type)
+		if c.Default != "" {
+			b.WriteString(" DEFAULT " + c.Default)
+		}
 	}
 	for _, key := range orderBy {
 		for _, c := range columns {
-			if (c.GetFrom() == key || c.GetFrom() == "" && c.GetName() == key) && !slices.Contains(order, Quote(c.GetName())) {
-				order = append(order, Quote(c.GetName()))
-				nullable = nullable || strings.HasPrefix(c.GetType(), "Nullable(") || strings.HasPrefix(c.GetType(), "LowCardinality(Nullable(")
+			if c.Name == key && !slices.Contains(order, Quote(c.Name)) {
+				order = append(order, Quote(c.Name))
+				nullable = nullable || strings.HasPrefix(c.Type, "Nullable(") || strings.HasPrefix(c.Type, "LowCardinality(Nullable(")
 			}
 		}
 	}

@@ -238,13 +238,17 @@ func TestCreateTableFromSample(t *testing.T) {
 	columns, err := InferColumns([][]byte{
 		[]byte(`{"id": "e1", "n": 1, "big": 18446744073709551615, "mixed": 1, "f": 1, "ok": true, "at": "2026-01-31T10:00:00.123Z", "tags": ["a"], "gone": null, "nested": {"a": 1}, "deep": [[1],[null]]}`),
 		[]byte(`not json`),
-		[]byte(`{"id": "e2", "n": -2, "big": 1, "mixed": "x", "f": 1.5, "ok": false, "at": "2026-01-31 10:00:00", "tags": [], "late": 1, "nested": {}, "deep": []}`),
+		[]byte(`{"id": "e2", "n": -2, "big": 1, "mixed": "x", "f": 1.5, "ok": false, "at": "2026-01-31 10:00:00", "tags": [], "late": 1, "nested": {}, "deep": [], "some": ["x"]}`),
 	}, "id")
 	require.NoError(t, err)
-	want := "id String, n Int64, big UInt64, mixed String, f Float64, ok Bool, at DateTime64(3, 'UTC'), tags Array(String), gone Nullable(String), nested String, deep Array(Array(Nullable(Int64))), late Nullable(Int64)"
+	want := "id String, n Int64, big UInt64, mixed String, f Float64, ok Bool, at DateTime64(3, 'UTC'), tags Array(String), gone Nullable(String), nested String, deep Array(Array(Nullable(Int64))), late Nullable(Int64), some Array(String) DEFAULT []"
 	var got []string
 	for _, c := range columns {
-		got = append(got, c.GetName()+" "+c.GetType())
+		text := c.Name + " " + c.Type
+		if c.Default != "" {
+			text += " DEFAULT " + c.Default
+		}
+		got = append(got, text)
 	}
 	require.Equal(t, want, strings.Join(got, ", "))
 	require.NoError(t, CreateTable(context.Background(), sink, columns, []string{"id", "late", "no.such"}))
@@ -254,6 +258,8 @@ func TestCreateTableFromSample(t *testing.T) {
 	require.Contains(t, table.Full, "ORDER BY (id, late)")
 	require.Equal(t, uint64(DefaultWindow), table.Window)
 	require.Len(t, table.Columns, len(columns))
+	some, _ := table.Column("some")
+	require.Equal(t, "[]", some.Default, "an event without it takes the empty array")
 	require.NoError(t, KillQuery(context.Background(), sink, "it's not there"))
 }
 

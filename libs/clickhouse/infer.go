@@ -10,15 +10,14 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	controlv1 "sluice/gen/sluice/control/v1"
 )
 
 // InferColumns makes columns from a sample of JSON events: one for each top-level field, in the order in which
 // the fields are first met. A field that is missing or null in some event becomes Nullable, unless it is
-// required; one that has values of several kinds becomes a String, which takes them all. Samples that
+// required; an Array, which cannot be that, has an empty one as its DEFAULT then. One that has values of several kinds becomes
+// a String, which takes them all. Samples that
 // are no JSON objects are passed over, as the pipeline will.
-func InferColumns(samples [][]byte, required ...string) ([]*controlv1.Column, error) {
+func InferColumns(samples [][]byte, required ...string) ([]Column, error) {
 	fields := map[string]*field{}
 	var order []string
 	events := 0
@@ -42,12 +41,12 @@ func InferColumns(samples [][]byte, required ...string) ([]*controlv1.Column, er
 		return nil, &ConfigError{"sink.clickhouse.create_table",
 			errors.New("no JSON object in the sample of the topic to make columns from: declare columns with their types, or produce some events first")}
 	}
-	columns := make([]*controlv1.Column, 0, len(order))
+	columns := make([]Column, 0, len(order))
 	for _, name := range order {
 		f := fields[name]
 		// A key such as user.id needs its whole object, but not as a column that cannot be NULL.
 		nullable := (f.seen < events || f.null) && !slices.Contains(required, name)
-		columns = append(columns, &controlv1.Column{Name: name, Type: f.columnType(nullable)})
+		columns = append(columns, f.column(name, nullable))
 	}
 	return columns, nil
 }
@@ -76,12 +75,15 @@ func (f *field) see(value json.RawMessage) {
 	f.kind = join(f.kind, k)
 }
 
-func (f *field) columnType(nullable bool) string {
+func (f *field) column(name string, nullable bool) Column {
 	t := f.kind.String()
-	if nullable && f.kind.elem == nil { // an Array cannot be Nullable
-		return "Nullable(" + t + ")"
+	switch {
+	case nullable && f.kind.elem != nil: // an Array cannot be Nullable
+		return Column{Name: name, Type: t, Default: "[]"}
+	case nullable:
+		return Column{Name: name, Type: "Nullable(" + t + ")"}
 	}
-	return t
+	return Column{Name: name, Type: t}
 }
 
 func (k kind) String() string {

@@ -28,19 +28,22 @@ type checked struct {
 	spec     *controlv1.Pipeline // with defaults
 	table    *clickhouse.Table
 	columns  []*controlv1.SchemaColumn
-	start    *controlv1.StartOffsets
-	topicID  [16]byte
+	topics   []topicSide // one a branch
 	warnings []string
+	// earlier is the layout before an update: where a column came from it still does.
+	earlier []*controlv1.SchemaColumn
 	// create is the columns of a table that is to be made; nil when it is there.
-	create []*controlv1.Column
+	create []clickhouse.Column
 }
 
-// topicSide and tableSide are what the two servers say.
+// topicSide and tableSide are what the servers say.
 type topicSide struct {
+	branch      spec.Branch
 	topic       kafka.Topic
 	start       *controlv1.StartOffsets
 	samples     [][]byte
-	sampled     bool // false: nothing was asked
+	sampled     bool    // false: nothing was asked
+	fields      *fields // what the samples show
 	problems    []spec.Problem
 	unreachable []string
 	warnings    []string
@@ -53,8 +56,8 @@ type tableSide struct {
 }
 
 // check holds a specification against the live topic and table. It changes nothing. The error has
-// everything that is wrong. start says whether the offsets where to begin are wanted.
-func (s *Service) check(ctx context.Context, p *controlv1.Pipeline, start bool) (*checked, error) {
+// everything that is wrong. now is the pipeline that is to be updated; without one the offsets where to begin are wanted, too.
+func (s *Service) check(ctx context.Context, p *controlv1.Pipeline, now *controlv1.PipelineRecord) (*checked, error) {
 	p = spec.WithDefaults(p)
 	var problems []spec.Problem
 	var wrong *spec.Error
@@ -64,12 +67,15 @@ func (s *Service) check(ctx context.Context, p *controlv1.Pipeline, start bool) 
 	case err != nil:
 		return nil, err
 	}
-	var topic topicSide
+	branches := spec.Branches(p)
+	topics := make([]topicSide, len(branches))
 	var table tableSide
 	var sides sync.WaitGroup
 	// What is wrong with one side's fields does not keep the other side from being asked.
-	if !concerns(problems, "source") && p.GetSource().GetKafka() != nil {
-		sides.Go(func() { topic = s.askTopic(ctx, p.Source.Kafka, start) })
+	for i, b := range branches {
+		if topics[i].branch = b; !concerns(problems, b.Field()) && b.Spec.GetKafka() != nil {
+			sides.Go(func() { topics[i] = s.askTopic(ctx, b, now == nil) })
+		}
 	}
 	if !concerns(problems, "sink") && p.GetSink().GetClickhouse() != nil {
 		sides.Go(func() { table = s.askTable(ctx, p.Sink.Clickhouse) })
@@ -78,22 +84,24 @@ func (s *Service) check(ctx context.Context, p *controlv1.Pipeline, start bool) 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("check pipeline %q: %w", p.Id, err)
 	}
-	problems = append(append(problems, topic.problems...), table.problems...)
-
-	c := &checked{spec: p, table: table.table, start: topic.start, topicID: topic.topic.ID}
-	c.warnings = append(spec.Warnings(p), topic.warnings...)
-	if c.table != nil && !concerns(problems, "columns") {
-		fields, err := look(pathsOf(p, c.table), topic.samples)
+	c := &checked{spec: p, table: table.table, topics: topics, warnings: spec.Warnings(p)}
+	if n := len(now.GetSchemas()); n > 0 {
+		c.earlier = now.Schemas[n-1].GetColumns()
+	}
+	var unreachable []string
+	for _, t := range topics {
+		problems, unreachable = append(problems, t.problems...), append(unreachable, t.unreachable...)
+		c.warnings = append(c.warnings, t.warnings...)
+	}
+	problems = append(problems, table.problems...)
+	if c.table != nil && len(branches) > 0 && !concerns(problems, "columns") && !concerns(problems, "join") && !concerns(problems, "sources") {
+		wrong, err := c.resolve()
 		if err != nil {
-			return nil, fmt.Errorf("read the sample of topic %s: %w", p.Source.Kafka.Topic, err)
-		}
-		wrong, err := c.resolve(fields, topic.sampled)
-		if err != nil {
-			return nil, fmt.Errorf("read the sample of topic %s: %w", p.Source.Kafka.Topic, err)
+			return nil, err
 		}
 		problems = append(problems, wrong...)
 	}
-	if err := verdict(problems, append(topic.unreachable, table.unreachable...)); err != nil {
+	if err := verdict(problems, append(unreachable, table.unreachable...)); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -108,7 +116,9 @@ func concerns(problems []spec.Problem, field string) bool {
 	return false
 }
 
-func (s *Service) askTopic(ctx context.Context, source *controlv1.KafkaSource, start bool) (side topicSide) {
+func (s *Service) askTopic(ctx context.Context, b spec.Branch, start bool) (side topicSide) {
+	side.branch = b
+	source, field := b.Spec.GetKafka(), b.Field()+".kafka"
 	ctx, cancel := context.WithTimeout(ctx, s.config.ProbeTimeout)
 	defer cancel()
 	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) (err error) {
@@ -138,16 +148,24 @@ func (s *Service) askTopic(ctx context.Context, source *controlv1.KafkaSource, s
 	switch {
 	case err == nil:
 	case errors.As(err, &config):
-		side.problems = append(side.problems, spec.Problem{Field: config.Field, What: config.Err.Error(), Remedy: "mend it on the machines of the services"})
+		side.problems = append(side.problems, spec.Problem{Field: b.Field() + strings.TrimPrefix(config.Field, "source"), What: config.Err.Error(), Remedy: "mend it on the machines of the services"})
 	case errors.Is(err, kafka.ErrNoTopic):
-		side.problems = append(side.problems, spec.Problem{Field: "source.kafka.topic", Value: source.Topic, What: "does not exist on this cluster",
+		side.problems = append(side.problems, spec.Problem{Field: field + ".topic", Value: source.Topic, What: "does not exist on this cluster",
 			Remedy: "create the topic first, or correct its name"})
 	case kafka.Permanent(err):
-		side.problems = append(side.problems, spec.Problem{Field: "source.kafka", What: "Kafka refuses: " + err.Error()})
+		side.problems = append(side.problems, spec.Problem{Field: field, What: "Kafka refuses: " + err.Error()})
 	default:
-		side.unreachable = append(side.unreachable, "Kafka cannot be asked: "+err.Error())
+		side.unreachable = append(side.unreachable, "Kafka cannot be asked"+of(b)+": "+err.Error())
 	}
 	return side
+}
+
+// of names a branch in a message; "" without a join.
+func of(b spec.Branch) string {
+	if b.Source == "" {
+		return ""
+	}
+	return " for " + b.Field()
 }
 
 // startOffsets makes explicit offsets of LATEST and of a time, once: the pipeline then begins there,

@@ -24,7 +24,7 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.free(ctx, id); err != nil {
 		return nil, err
 	}
-	c, err := s.check(ctx, req.GetPipeline(), true)
+	c, err := s.check(ctx, req.GetPipeline(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -39,9 +39,19 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	now := timestamppb.Now()
 	rec := &controlv1.PipelineRecord{
 		Spec: c.spec, Desired: controlv1.DesiredState_RUNNING, Generation: 1,
-		Schemas:      []*controlv1.Schema{{Revision: 1, Columns: c.columns}},
-		StartOffsets: c.start, Guarantee: clickhouse.GuaranteeOf(c.table),
-		CreateTime: now, UpdateTime: now,
+		Schemas:   []*controlv1.Schema{{Revision: 1, Columns: c.columns}},
+		Guarantee: clickhouse.GuaranteeOf(c.table), CreateTime: now, UpdateTime: now,
+	}
+	for _, t := range c.topics {
+		switch {
+		case t.branch.Source == "":
+			rec.StartOffsets = t.start
+		case t.start != nil:
+			if rec.SourceStartOffsets == nil {
+				rec.SourceStartOffsets = map[string]*controlv1.StartOffsets{}
+			}
+			rec.SourceStartOffsets[t.branch.Source] = t.start
+		}
 	}
 	resp := &controlv1.CreateResponse{Pipeline: rec, Warnings: c.allWarnings()}
 	if req.GetValidateOnly() {
@@ -57,7 +67,7 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.free(ctx, id); err != nil {
 		return nil, err
 	}
-	s.forgetGroup(ctx, c.spec)
+	s.forgetGroups(ctx, c.spec)
 	// What an earlier pipeline of this id may have left (a registry that was lost) is not this one's.
 	if err := s.remove(ctx, id); err != nil {
 		return nil, stored(ctx, err)
@@ -106,7 +116,7 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	var err error
 	switch {
 	case c.create != nil:
-		err = clickhouse.CreateTable(ctx, sink, c.create, c.spec.GetDedup().GetKey())
+		err = clickhouse.CreateTable(ctx, sink, c.create, c.orderBy())
 	case sink.SetDeduplicationWindow && c.table.Window == 0:
 		err = clickhouse.SetDeduplicationWindow(ctx, sink, c.table)
 	default:
@@ -124,7 +134,7 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	}
 	// The types are now as the server prints them.
 	var problems []spec.Problem
-	c.columns, _, problems = fit(c.spec, c.table)
+	c.columns, _, problems = c.fit()
 	return verdict(problems, nil)
 }
 
@@ -153,34 +163,51 @@ func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
 	if err != nil {
 		return stored(ctx, err)
 	}
-	group := p.GetSource().GetKafka().GetGroup()
+	users := map[string]string{}
 	for _, other := range all {
-		if other.GetSpec().GetId() != p.GetId() && other.GetSpec().GetSource().GetKafka().GetGroup() == group {
-			return &invalid{[]spec.Problem{{Field: "source.kafka.group", Value: group, What: "is used by pipeline " + other.Spec.Id,
-				Remedy: "give another group, or leave it out"}}}
+		if other.GetSpec().GetId() == p.GetId() {
+			continue
 		}
+		for _, b := range spec.Branches(other.GetSpec()) {
+			users[b.Spec.GetKafka().GetGroup()] = other.GetSpec().GetId()
+		}
+	}
+	var problems []spec.Problem
+	for _, b := range spec.Branches(p) {
+		group := b.Spec.GetKafka().GetGroup()
+		if user, used := users[group]; used {
+			problems = append(problems, spec.Problem{Field: b.Field() + ".kafka.group", Value: group, What: "is used by pipeline " + user,
+				Remedy: "give another group, or leave it out"})
+		}
+	}
+	if len(problems) > 0 {
+		return &invalid{problems}
 	}
 	return nil
 }
 
-// forgetGroup removes the offsets that an earlier pipeline of this id has committed, so that nothing is
+// forgetGroups removes the offsets that an earlier pipeline of this id has committed, so that nothing is
 // skipped by them. A group that the user has named may be meant to go on and stays.
-func (s *Service) forgetGroup(ctx context.Context, p *controlv1.Pipeline) {
-	source := p.GetSource().GetKafka()
-	if source.GetGroup() != spec.DefaultGroup(p.GetId()) {
-		return
+func (s *Service) forgetGroups(ctx context.Context, p *controlv1.Pipeline) {
+	for _, b := range spec.Branches(p) {
+		group := spec.DefaultGroup(p.GetId())
+		if b.Source != "" {
+			group = spec.DefaultSourceGroup(p.GetId(), b.Source)
+		}
+		if b.Spec.GetKafka().GetGroup() == group {
+			s.deleteGroup(ctx, p.GetId(), b)
+		}
 	}
-	s.deleteGroup(ctx, p)
 }
 
-// deleteGroup removes the consumer group as far as Kafka allows: a cluster that is gone must not keep a
+// deleteGroup removes a consumer group as far as Kafka allows: a cluster that is gone must not keep a
 // pipeline from being deleted, and a new pipeline of the id tries again.
-func (s *Service) deleteGroup(ctx context.Context, p *controlv1.Pipeline) {
+func (s *Service) deleteGroup(ctx context.Context, id string, b spec.Branch) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.StopTimeout)
 	defer cancel()
-	source := p.GetSource().GetKafka()
+	source := b.Spec.GetKafka()
 	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
 	if err != nil {
-		s.log.Warn("the consumer group could not be removed", "pipeline", p.GetId(), "group", source.GetGroup(), "error", err)
+		s.log.Warn("the consumer group could not be removed", "pipeline", id, "group", source.GetGroup(), "error", err)
 	}
 }

@@ -107,7 +107,7 @@ func TestCreateWithoutDedup(t *testing.T) {
 	pipeline := s.parse(orders)
 	pipeline.Dedup = nil
 	s.create(pipeline)
-	require.ElementsMatch(t, []string{"sluice_orders_ingest", "sluice_orders_dlq", "KV_sluice_orders_state"}, s.streams("orders"))
+	require.ElementsMatch(t, []string{"sluice_orders_ingest", "sluice_orders_dlq", "sluice_orders_receipts", "KV_sluice_orders_state"}, s.streams("orders"))
 }
 
 // TestEverythingWrong is what a user reads whose pipeline fits nothing.

@@ -8,6 +8,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/registry"
+	"sluice/libs/spec"
 )
 
 // stopPoll is how often a deletion looks whether the units have stopped.
@@ -48,7 +49,9 @@ func (s *Service) finishDelete(ctx context.Context, rec *controlv1.PipelineRecor
 	if err := s.awaitStop(ctx, rec); err != nil {
 		return err
 	}
-	s.deleteGroup(ctx, rec.Spec)
+	for _, b := range spec.Branches(rec.Spec) {
+		s.deleteGroup(ctx, id, b)
+	}
 	if err := s.remove(ctx, id); err != nil {
 		return err
 	}

@@ -3,10 +3,10 @@ package control
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	controlv1 "sluice/gen/sluice/control/v1"
-	"sluice/libs/clickhouse"
 	"sluice/libs/jsonread"
 	"sluice/libs/spec"
 )
@@ -16,8 +16,8 @@ type fields struct {
 	samples [][]byte
 	// events is how many of the samples are JSON objects.
 	events int
-	// seen counts the events that have a value at a path.
-	seen map[string]int
+	// seen counts the events that have a value at a path, present also those that have null there.
+	seen, present map[string]int
 	// names are the fields of the events themselves, in the order in which they are first met.
 	names []string
 	// values are the values at each path, one for each event that has it.
@@ -27,9 +27,17 @@ type fields struct {
 // maxNames bounds what is remembered of events that put data into field names.
 const maxNames = 1000
 
+// nowhere says why no type can be found for what is at a path.
+func (f *fields) nowhere(path string) string {
+	if f.present[path] > 0 {
+		return "is null in every sampled event that has it"
+	}
+	return "is in no sampled event"
+}
+
 // look reads samples with the reader that the ingestor uses, so that the same fields are found.
 func look(paths []string, samples [][]byte) (*fields, error) {
-	f := &fields{samples: samples, seen: map[string]int{}, values: map[string][][]byte{}}
+	f := &fields{samples: samples, seen: map[string]int{}, present: map[string]int{}, values: map[string][][]byte{}}
 	plan, err := jsonread.NewPlan(paths)
 	if err != nil {
 		return nil, err
@@ -43,6 +51,9 @@ func look(paths []string, samples [][]byte) (*fields, error) {
 		}
 		f.events++
 		for i, v := range out {
+			if v.Kind != jsonread.Missing {
+				f.present[paths[i]]++
+			}
 			if v.Kind != jsonread.Missing && v.Kind != jsonread.Null {
 				f.seen[paths[i]]++
 				f.values[paths[i]] = append(f.values[paths[i]], literal(v))
@@ -65,6 +76,28 @@ func look(paths []string, samples [][]byte) (*fields, error) {
 	return f, nil
 }
 
+// kinds are the JSON types of the values at a path, in words.
+func (f *fields) kinds(path string) []string {
+	var kinds []string
+	for _, value := range f.values[path] {
+		kind := "numbers"
+		switch value[0] {
+		case '"':
+			kind = "strings"
+		case 't', 'f':
+			kind = "booleans"
+		case '{':
+			kind = "objects"
+		case '[':
+			kind = "arrays"
+		}
+		if !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
 // literal is the JSON text of a value.
 func literal(v jsonread.Value) []byte {
 	if v.Kind != jsonread.String {
@@ -73,29 +106,16 @@ func literal(v jsonread.Value) []byte {
 	return slices.Concat([]byte{'"'}, v.Raw, []byte{'"'})
 }
 
-// pathsOf are the JSON paths that a pipeline into the table reads, each once.
-func pathsOf(p *controlv1.Pipeline, table *clickhouse.Table) []string {
-	var paths []string
-	add := func(path string) {
-		if path == "" || slices.Contains(paths, path) {
-			return
-		}
-		if _, _, metadata := spec.Metadata(path); !metadata {
-			paths = append(paths, path)
-		}
+// absent says that no event has a value at a path, in words; "" when some have one.
+func (f *fields) absent(path string) string {
+	_, _, metadata := spec.Metadata(path)
+	switch {
+	case path == "" || metadata || f.seen[path] > 0:
+		return ""
+	case f.present[path] > 0:
+		return fmt.Sprintf("null in each of %d sampled events that have it", f.present[path])
 	}
-	for _, key := range p.GetDedup().GetKey() {
-		add(key)
-	}
-	add(p.GetDedup().GetVersion())
-	add(p.GetDedup().GetTime())
-	for _, c := range p.GetColumns() {
-		add(c.GetFrom())
-	}
-	for _, c := range table.Columns {
-		add(fromOf(p, c.Name))
-	}
-	return paths
+	return fmt.Sprintf("not in any of %d sampled events", f.events)
 }
 
 // fromOf is where a column's value comes from: as declared, else the field of its own name.

@@ -11,17 +11,16 @@ import (
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/receipts"
+	"sluice/libs/spec"
 )
 
 // logStages are the logs that a pipeline may ever have had; Remove does not mind those it never had.
-var logStages = []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
+var logStages = []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.Join, fencedlog.DeadLetters}
 
 // logsOf are the logs that a pipeline needs.
 func logsOf(p *controlv1.Pipeline) []string {
-	if p.GetDedup() == nil {
-		return []string{fencedlog.Ingest, fencedlog.DeadLetters}
-	}
-	return []string{fencedlog.Ingest, fencedlog.Dedup, fencedlog.DeadLetters}
+	stages := spec.Stages(p) // the sink has no log
+	return append(stages[:len(stages)-1:len(stages)-1], fencedlog.DeadLetters)
 }
 
 // logBytes bounds the log of a stage; Kafka holds what does not fit. It is some seconds at full speed,

@@ -6,12 +6,14 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
+	"sluice/libs/spec"
 )
 
 const (
@@ -93,11 +95,30 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 	return st, nil
 }
 
-// offsets asks Kafka where the topic of a pipeline begins and ends.
-func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (*offsets, error) {
+// offsets asks Kafka where the topics of a pipeline begin and end, by source.
+func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (map[string]*offsets, error) {
 	ctx, cancel := context.WithTimeout(ctx, offsetsTimeout)
 	defer cancel()
-	source := p.GetSource().GetKafka()
+	branches := spec.Branches(p)
+	found := make([]*offsets, len(branches))
+	asking, ctx := errgroup.WithContext(ctx)
+	for i, b := range branches {
+		asking.Go(func() (err error) {
+			found[i], err = s.topicOffsets(ctx, b.Spec.GetKafka())
+			return err
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		return nil, err
+	}
+	at := make(map[string]*offsets, len(branches))
+	for i, b := range branches {
+		at[b.Source] = found[i]
+	}
+	return at, nil
+}
+
+func (s *Service) topicOffsets(ctx context.Context, source *controlv1.KafkaSource) (*offsets, error) {
 	at := &offsets{}
 	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error {
 		topic, err := c.Topic(ctx, source.GetTopic())

@@ -2,10 +2,8 @@ package control
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -23,7 +21,7 @@ type offsets struct {
 	earliest, end map[int32]int64
 }
 
-// addUp makes the status of a pipeline of its record, of the offsets in Kafka (nil: unknown) and of
+// addUp makes the status of a pipeline of its record, of the offsets in Kafka by source (nil: unknown) and of
 // what its units have reported. It is a pure function.
 //
 // The lag: the offsets must have been read before the reports. Then every count is of the same moment
@@ -31,16 +29,16 @@ type offsets struct {
 // the unit before it or after it: a record is at worst counted as still on its way when it is settled
 // already, never the other way round. So the parts may be negative, each for itself, and only their
 // sum is clamped.
-func addUp(rec *controlv1.PipelineRecord, at *offsets, units []*stagev1.UnitStatus, now time.Time) *controlv1.PipelineStatus {
+func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, now time.Time) *controlv1.PipelineStatus {
 	st := &controlv1.PipelineStatus{Id: rec.GetSpec().GetId(), Guarantee: rec.GetGuarantee()}
 	order := spec.Stages(rec.Spec)
 	sum := map[string]*counts{}
 	for _, stage := range order {
 		sum[stage] = &counts{}
 	}
-	ingest := map[int32]*stagev1.UnitStatus{}
+	ingest := map[unitName]*stagev1.UnitStatus{}
 	var troubles troubles
-	owned := map[string]map[uint32]bool{}
+	owned := map[unitName]bool{}
 	for _, u := range units {
 		c := sum[u.Stage]
 		if c == nil {
@@ -49,36 +47,40 @@ func addUp(rec *controlv1.PipelineRecord, at *offsets, units []*stagev1.UnitStat
 		t := u.GetTally()
 		c.records += t.GetRecords()
 		c.rows += t.GetRows()
-		st.DeadLetters += t.GetDeadLetters()
+		st.DeadLetters += max(t.GetDeadLetters(), t.GetLate())
 		st.StateKeys += u.GetStateKeys()
 		st.StateBytes += u.GetStateBytes()
 		switch u.Stage {
 		case spec.StageIngest:
 			st.RecordsIn += t.GetRecords()
 			st.Tombstones += t.GetTombstones()
-			ingest[int32(u.Unit)] = u
+			ingest[nameOf(u)] = u
 		case spec.StageDedup:
 			st.Duplicates += t.GetDuplicates()
+		case spec.StageJoin:
+			st.Matched += t.GetMatched()
+			st.Unmatched += t.GetUnmatched()
+			st.Late += t.GetLate()
+			st.Dropped += t.GetDropped()
+			addWaiting(st, u)
 		case spec.StageSink:
 			st.RowsOut += t.GetRows()
 			c.settled += t.GetRows() + t.GetDeadLetters()
 		}
 		working := u.Condition != stagev1.UnitStatus_STOPPED && u.Condition != stagev1.UnitStatus_CONDITION_UNSPECIFIED
 		if working && u.Owner != "" {
-			if owned[u.Stage] == nil {
-				owned[u.Stage] = map[uint32]bool{}
-			}
-			owned[u.Stage][u.Unit] = true
+			owned[nameOf(u)] = true
 		}
 		if working && u.LastError != "" {
-			troubles.add(u.Stage, u.Unit, u.LastError)
+			troubles.add(nameOf(u), u.LastError)
 		} else if working && u.UpdateTime != nil && now.Sub(u.UpdateTime.AsTime()) > silence {
-			troubles.add(u.Stage, u.Unit, "no word from its owner "+u.Owner+" for more than "+silence.String())
+			troubles.add(nameOf(u), "no word from its owner "+u.Owner+" for more than "+silence.String())
 		}
 		st.Lanes = append(st.Lanes, &controlv1.LaneStatus{
-			Stage: u.Stage, Unit: strconv.FormatUint(uint64(u.Unit), 10), Owner: u.Owner,
+			Stage: u.Stage, Unit: nameOf(u).String(), Owner: u.Owner,
 			Position: strconv.FormatUint(u.Position, 10), Lag: u.Lag,
 			StateKeys: u.StateKeys, StateBytes: u.StateBytes, LastError: u.LastError,
+			BufferedRows: u.BufferedRows, Watermarks: watermarks(u.WatermarkMs),
 		})
 	}
 	slices.SortStableFunc(st.Lanes, func(a, b *controlv1.LaneStatus) int {
@@ -88,13 +90,15 @@ func addUp(rec *controlv1.PipelineRecord, at *offsets, units []*stagev1.UnitStat
 
 	var waiting int64 // in Kafka
 	begun := true
-	if at != nil {
+	for source, at := range at {
 		for partition, end := range at.end {
-			waiting += max(0, end-next(rec, at, partition, ingest[partition]))
-			begun = begun && len(ingest[partition].GetTopicId()) > 0
+			u := ingest[unitName{spec.StageIngest, source, uint32(partition)}]
+			waiting += max(0, end-next(startOf(rec, source), at, partition, u))
+			begun = begun && len(u.GetTopicId()) > 0
 		}
 	}
-	// In the logs: what a stage has passed on and the next has not taken; at the end, not written.
+	// In the logs: what a stage has passed on and the next has not taken; at the end, not written. Rows that wait for a
+	// counterpart in the join are taken: they are where they should be, and may be there for days.
 	inLogs := int64(0)
 	for i, stage := range order {
 		if i+1 < len(order) && order[i+1] != spec.StageSink {
@@ -117,21 +121,21 @@ type counts struct{ records, rows, settled uint64 }
 
 // next is the offset from which on a partition's records count as not read. A partition that nobody
 // has begun, or whose topic was made anew since, counts from where it will begin.
-func next(rec *controlv1.PipelineRecord, at *offsets, partition int32, u *stagev1.UnitStatus) int64 {
+func next(start *controlv1.StartOffsets, at *offsets, partition int32, u *stagev1.UnitStatus) int64 {
 	earliest := at.earliest[partition]
 	if string(u.GetTopicId()) == string(at.topicID[:]) {
 		// What Kafka has dropped before it was read cannot be waited for.
 		return max(int64(u.Position), earliest)
 	}
-	if len(u.GetTopicId()) == 0 && string(rec.GetStartOffsets().GetTopicId()) == string(at.topicID[:]) {
-		if start, ok := rec.StartOffsets.Offsets[partition]; ok {
+	if len(u.GetTopicId()) == 0 && string(start.GetTopicId()) == string(at.topicID[:]) {
+		if start, ok := start.Offsets[partition]; ok {
 			return max(start, earliest)
 		}
 	}
 	return earliest
 }
 
-func stateOf(rec *controlv1.PipelineRecord, at *offsets, owned map[string]map[uint32]bool, troubled bool) controlv1.PipelineStatus_State {
+func stateOf(rec *controlv1.PipelineRecord, at map[string]*offsets, owned map[unitName]bool, troubled bool) controlv1.PipelineStatus_State {
 	switch rec.Desired {
 	case controlv1.DesiredState_DELETING:
 		return controlv1.PipelineStatus_DELETING
@@ -143,15 +147,17 @@ func stateOf(rec *controlv1.PipelineRecord, at *offsets, owned map[string]map[ui
 	}
 	for _, stage := range spec.Stages(rec.Spec) {
 		if stage == spec.StageIngest {
-			for partition := range at.end {
-				if !owned[stage][uint32(partition)] {
-					return controlv1.PipelineStatus_STARTING
+			for source, at := range at {
+				for partition := range at.end {
+					if !owned[unitName{stage, source, uint32(partition)}] {
+						return controlv1.PipelineStatus_STARTING
+					}
 				}
 			}
 			continue
 		}
 		for lane := range rec.Spec.Lanes {
-			if !owned[stage][lane] {
+			if !owned[unitName{stage: stage, unit: lane}] {
 				return controlv1.PipelineStatus_STARTING
 			}
 		}
@@ -159,44 +165,10 @@ func stateOf(rec *controlv1.PipelineRecord, at *offsets, owned map[string]map[ui
 	return controlv1.PipelineStatus_RUNNING
 }
 
-// troubles gathers what units wait for; the same trouble of several units of a stage is one.
-type troubles []trouble
-
-type trouble struct {
-	stage string
-	text  string
-	units []uint32
-}
-
-func (t *troubles) add(stage string, unit uint32, text string) {
-	for i, known := range *t {
-		if known.stage == stage && known.text == text {
-			(*t)[i].units = append(known.units, unit)
-			return
-		}
+// startOf is where the partitions of a source begin.
+func startOf(rec *controlv1.PipelineRecord, source string) *controlv1.StartOffsets {
+	if source == "" {
+		return rec.GetStartOffsets()
 	}
-	*t = append(*t, trouble{stage, text, []uint32{unit}})
-}
-
-func (t troubles) list(order []string) []string {
-	slices.SortStableFunc(t, func(a, b trouble) int {
-		return cmp.Compare(slices.Index(order, a.stage), slices.Index(order, b.stage))
-	})
-	var lines []string
-	for _, one := range t {
-		slices.Sort(one.units)
-		numbers := make([]string, len(one.units))
-		for i, u := range one.units {
-			numbers[i] = strconv.FormatUint(uint64(u), 10)
-		}
-		unit := "lane"
-		if one.stage == spec.StageIngest {
-			unit = "partition"
-		}
-		if len(numbers) > 1 {
-			unit += "s"
-		}
-		lines = append(lines, fmt.Sprintf("%s, %s %s: %s", one.stage, unit, strings.Join(numbers, " "), one.text))
-	}
-	return lines
+	return rec.GetSourceStartOffsets()[source]
 }

@@ -48,8 +48,8 @@ func settledUnits() []*stagev1.UnitStatus {
 	}
 }
 
-func at(end0, end1 int64) *offsets {
-	return &offsets{topicID: topicNow, earliest: map[int32]int64{0: 0, 1: 0}, end: map[int32]int64{0: end0, 1: end1}}
+func at(end0, end1 int64) map[string]*offsets {
+	return map[string]*offsets{"": {topicID: topicNow, earliest: map[int32]int64{0: 0, 1: 0}, end: map[int32]int64{0: end0, 1: end1}}}
 }
 
 func TestAddUp(t *testing.T) {
@@ -75,16 +75,16 @@ func TestLag(t *testing.T) {
 		return units
 	}
 	early := at(60, 45)
-	early.earliest[0] = 1000 // all that was in Kafka has expired
-	early.end[0] = 1010
+	early[""].earliest[0] = 1000 // all that was in Kafka has expired
+	early[""].end[0] = 1010
 	anew := at(7, 45)
-	anew.topicID = [16]byte{2}
+	anew[""].topicID = [16]byte{2}
 	starts := testRecord(true)
 	starts.StartOffsets = &controlv1.StartOffsets{TopicId: topicNow[:], Offsets: map[int32]int64{0: 55}}
 	for _, c := range []struct {
 		name  string
 		rec   *controlv1.PipelineRecord
-		at    *offsets
+		at    map[string]*offsets
 		units []*stagev1.UnitStatus
 		want  uint64
 	}{
@@ -163,7 +163,7 @@ func TestLagNeverTooSmall(t *testing.T) {
 		for i := range snapshots[last] {
 			mixed = append(mixed, snapshots[last-random.IntN(50)][i])
 		}
-		ends := &offsets{topicID: topicNow, earliest: map[int32]int64{0: 0}, end: map[int32]int64{0: int64(end)}}
+		ends := map[string]*offsets{"": {topicID: topicNow, earliest: map[int32]int64{0: 0}, end: map[int32]int64{0: int64(end)}}}
 		rec := testRecord(dedup)
 		got := addUp(rec, ends, mixed, time.Now()).Lag
 		require.GreaterOrEqual(t, got, truth[last], "seed %d", seed)
@@ -175,7 +175,7 @@ func TestLagNeverTooSmall(t *testing.T) {
 // held against records that wait.
 func TestLagAfterRestartOfNATS(t *testing.T) {
 	ends := at(10_000, 10_000)
-	ends.earliest = map[int32]int64{0: 9_990, 1: 9_990}
+	ends[""].earliest = map[int32]int64{0: 9_990, 1: 9_990}
 	st := addUp(testRecord(true), ends, []*stagev1.UnitStatus{report("sink", 0, 9, &eventv1.Tally{Records: 19_000, Rows: 19_000})}, time.Now())
 	require.EqualValues(t, 20, st.Lag)
 	require.Equal(t, controlv1.PipelineStatus_STARTING, st.State)
@@ -202,7 +202,7 @@ func TestState(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		rec    *controlv1.PipelineRecord
-		at     *offsets
+		at     map[string]*offsets
 		units  []*stagev1.UnitStatus
 		want   controlv1.PipelineStatus_State
 		errors string

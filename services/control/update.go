@@ -3,7 +3,6 @@ package control
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/clickhouse"
 	"sluice/libs/registry"
 	"sluice/libs/spec"
@@ -34,11 +34,11 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 	if problems := fixed(now.Spec, spec.WithDefaults(req.GetPipeline())); len(problems) > 0 {
 		return nil, &unchangeable{problems}
 	}
-	c, err := s.check(ctx, req.GetPipeline(), false)
+	c, err := s.check(ctx, req.GetPipeline(), now)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.sameTopic(ctx, now, c); err != nil {
+	if err := s.sameTopics(ctx, now, c); err != nil {
 		return nil, err
 	}
 	if !req.GetValidateOnly() {
@@ -112,82 +112,40 @@ func (s *Service) change(ctx context.Context, id string, f func(*controlv1.Pipel
 	return nil, codef(codes.Aborted, "pipeline %q is being changed by others all the time: try again", id)
 }
 
-// fixed lists the changes that the state of a pipeline does not survive.
-func fixed(from, to *controlv1.Pipeline) []spec.Problem {
-	var problems []spec.Problem
-	refuse := func(field string, from, to any, why string) {
-		problems = append(problems, spec.Problem{Field: field, Value: fmt.Sprint(to), What: fmt.Sprintf("cannot change from %v in place: %s", from, why),
-			Remedy: "delete the pipeline and create it anew, or create another beside it"})
-	}
-	differ := func(field, from, to, why string) {
-		if from != to {
-			refuse(field, orNone(from), orNone(to), why)
-		}
-	}
-	if from.Lanes != to.Lanes {
-		refuse("lanes", from.Lanes, to.Lanes, "keys would move between lanes and their state would not")
-	}
-	k, toK := from.GetSource().GetKafka(), to.GetSource().GetKafka()
-	const positions = "positions and state belong to it"
-	differ("source.kafka.topic", k.GetTopic(), toK.GetTopic(), positions)
-	differ("source.kafka.group", k.GetGroup(), toK.GetGroup(), positions)
-	differ("source.kafka.start", k.GetStart(), toK.GetStart(), "the pipeline has begun")
-	ch, toCH := from.GetSink().GetClickhouse(), to.GetSink().GetClickhouse()
-	const written = "what is written to the one cannot be taken for written to the other"
-	differ("sink.clickhouse.database", ch.GetDatabase(), toCH.GetDatabase(), written)
-	differ("sink.clickhouse.table", ch.GetTable(), toCH.GetTable(), written)
-	d, toD := from.GetDedup(), to.GetDedup()
-	switch {
-	case d == nil && toD == nil:
-	case d == nil:
-		refuse("dedup", "none", "set", "the keys of the past are not known")
-	case toD == nil:
-		refuse("dedup", "set", "none", "what is on its way through dedup would be lost")
-	default:
-		const state = "the remembered keys were made with it"
-		if !slices.Equal(d.Key, toD.Key) {
-			refuse("dedup.key", strings.Join(d.Key, ", "), strings.Join(toD.Key, ", "), state)
-		}
-		differ("dedup.keep", d.Keep.String(), toD.Keep.String(), state)
-		differ("dedup.version", d.Version, toD.Version, state)
-		differ("dedup.time", d.Time, toD.Time, state)
-	}
-	return problems
-}
-
-func orNone(text string) string {
-	if text == "" {
-		return "none"
-	}
-	return text
-}
-
-// sameTopic refuses other brokers when they are of another cluster: offsets mean nothing there. The
+// sameTopics refuses other brokers when they are of another cluster: offsets mean nothing there. The
 // ids that the ingestor has seen tell; a topic made anew on the same brokers is none of this.
-func (s *Service) sameTopic(ctx context.Context, rec *controlv1.PipelineRecord, c *checked) error {
-	brokers := rec.Spec.GetSource().GetKafka().GetBrokers()
-	if slices.Equal(brokers, c.spec.GetSource().GetKafka().GetBrokers()) {
-		return nil
-	}
-	units, err := s.units(ctx, rec)
-	if err != nil {
-		return err
-	}
-	known := false
-	for _, u := range units {
-		if u.Stage == spec.StageIngest && len(u.TopicId) > 0 {
-			if string(u.TopicId) == string(c.topicID[:]) {
-				return nil
-			}
-			known = true
+func (s *Service) sameTopics(ctx context.Context, rec *controlv1.PipelineRecord, c *checked) error {
+	var units []*stagev1.UnitStatus
+	var problems []spec.Problem
+	for _, t := range c.topics {
+		brokers := t.branch.Spec.GetKafka().GetBrokers()
+		before, _ := spec.BranchOf(rec.Spec, t.branch.Source)
+		if slices.Equal(before.Spec.GetKafka().GetBrokers(), brokers) {
+			continue
 		}
+		if units == nil {
+			var err error
+			if units, err = s.units(ctx, rec); err != nil {
+				return err
+			}
+		}
+		known, same := false, false
+		for _, u := range units {
+			if u.Stage == spec.StageIngest && u.Source == t.branch.Source && len(u.TopicId) > 0 {
+				known, same = true, same || string(u.TopicId) == string(t.topic.ID[:])
+			}
+		}
+		if !known || same { // not known: nothing was read yet
+			continue
+		}
+		problems = append(problems, spec.Problem{
+			Field: t.branch.Field() + ".kafka.brokers", Value: strings.Join(brokers, ", "),
+			What:   "are of another cluster: the topic has another id there, and offsets mean other records",
+			Remedy: "name brokers of the same cluster, or delete the pipeline and create it anew",
+		})
 	}
-	if !known {
-		return nil // nothing was read yet
+	if len(problems) > 0 {
+		return &unchangeable{problems}
 	}
-	return &unchangeable{[]spec.Problem{{
-		Field: "source.kafka.brokers", Value: strings.Join(c.spec.Source.Kafka.Brokers, ", "),
-		What:   "are of another cluster: the topic has another id there, and offsets mean other records",
-		Remedy: "name brokers of the same cluster, or delete the pipeline and create it anew",
-	}}}
+	return nil
 }
