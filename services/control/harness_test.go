@@ -182,7 +182,7 @@ func (p *plant) streams(id string) []string {
 }
 
 func complete(id string) []string {
-	return []string{"sluice_" + id + "_ingest", "sluice_" + id + "_dedup", "sluice_" + id + "_dlq", "KV_sluice_" + id + "_state"}
+	return []string{"sluice_" + id + "_ingest", "sluice_" + id + "_dedup", "sluice_" + id + "_dlq", "sluice_" + id + "_receipts", "KV_sluice_" + id + "_state"}
 }
 
 // golden compares with a file in testdata; SLUICE_UPDATE_GOLDEN=1 writes it. replace hides what differs
