@@ -1,0 +1,73 @@
+package join
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
+	"sluice/libs/checkpoint"
+	"sluice/libs/fold"
+	"sluice/services/join/internal/match"
+)
+
+// In the checkpoint the times of segments are buckets of log time, in milliseconds: a segment is of use as long as a row lives that was
+// written in its buckets or before. The manifest's own fields have the tally; its core has the watermarks and the number of the last row.
+
+// renewBytes is how much of old rows is written anew in one checkpoint at most.
+const renewBytes = 16 << 20
+
+// Restore brings the rows back.
+func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
+	began := time.Now()
+	t := batch.TallyOf(m.GetTally())
+	c.joiner.Counts = match.Counts{Matched: t.Matched, Unmatched: t.Unmatched, Late: t.Late, Dropped: t.Dropped}
+	if len(m.GetCore()) == 0 { // nothing was ever saved
+		return nil
+	}
+	version, n := binary.Uvarint(m.GetCore())
+	if n <= 0 || version != stateVersion {
+		return fmt.Errorf("%w: version %d of the join's state; this version reads %d", checkpoint.ErrFormat, version, stateVersion)
+	}
+	rest, err := c.tracker.Restore(m.GetCore()[n:])
+	if err == nil {
+		_, err = c.joiner.Restore(rest)
+	}
+	if err != nil {
+		return errors.Join(checkpoint.ErrDamaged, err)
+	}
+	err = segments(func(_ *eventv1.Segment, data []byte) error { return c.rows.Restore(data, c.joiner.Wanted) })
+	if err != nil {
+		return err
+	}
+	if n := len(m.GetSegments()); n > 0 {
+		c.log.Info("rows restored", "rows", c.rows.Len(0)+c.rows.Len(1), "on_disk", c.rows.OnDisk(), "segments", n,
+			"took", time.Since(began).Round(time.Millisecond))
+	}
+	return nil
+}
+
+// Checkpoint returns the rows that are new, and what has become of those before.
+func (c *core) Checkpoint(m *eventv1.Manifest) []checkpoint.Chunk {
+	if err := c.rows.Renew(renewBytes); err != nil {
+		// What has been written down is right; only the disk's answers are not any more.
+		c.broken = errors.Join(err, fold.ErrBroken)
+	}
+	frames := c.rows.Take()
+	m.HorizonMs = int64(c.rows.Oldest()) * c.bornMS
+	m.Core = c.appendState(nil)
+	chunks := make([]checkpoint.Chunk, len(frames))
+	for i, f := range frames {
+		begin := int64(f.Born) * c.bornMS
+		chunks[i] = checkpoint.Chunk{Data: f.Data, Entries: f.Entries, MinMS: begin, MaxMS: begin + c.bornMS - 1, HorizonMS: m.HorizonMs}
+	}
+	return chunks
+}
+
+// sealAfter: see checkpoint.Config.
+func (c *core) sealAfter() map[string]time.Duration {
+	return map[string]time.Duration{"": 2 * time.Duration(c.bornMS) * time.Millisecond}
+}

@@ -1,0 +1,237 @@
+package join
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/batch"
+	"sluice/libs/deadletters"
+	"sluice/libs/fold"
+	"sluice/libs/spec"
+	"sluice/services/join/internal/match"
+	"sluice/services/join/internal/state"
+	"sluice/services/join/internal/watermark"
+)
+
+// core is the fold.Core: it takes batches apart into rows, and makes batches of what comes out.
+type core struct {
+	log      *slog.Logger
+	names    [2]string // of the sources
+	layouts  *layouts
+	bornMS   int64
+	topics   [2]string
+	rows     *state.Store
+	joiner   *match.Joiner
+	tracker  *watermark.Tracker
+	out      *parts
+	reported uint64 // rows on disk, for the log
+	// broken is why the state is of no further use.
+	broken error
+
+	raw   []byte // scratch: columns of the batch, decompressed
+	cells []byte // scratch: of one row
+}
+
+var _ fold.Core = (*core)(nil)
+
+// config is what a core needs beside the pipeline's record.
+type config struct {
+	lane int
+	// disk opens the place for rows beyond the memory.
+	disk func() (state.Disk, error)
+	// maxMessage is the largest message that the log takes.
+	maxMessage int
+	log        *slog.Logger
+}
+
+func newCore(record *controlv1.PipelineRecord, cfg config) *core {
+	p := record.GetSpec()
+	join := p.GetJoin()
+	semantics := match.Config{
+		Lookup: join.GetKind() == controlv1.Join_LOOKUP, Outer: join.GetType() == controlv1.Join_LEFT,
+		WindowMS: join.GetWindow().AsDuration().Milliseconds(), WaitMS: join.GetWait().AsDuration().Milliseconds(),
+	}
+	if join.GetWindow() == nil {
+		semantics.WindowMS = match.Forever
+	}
+	times := watermark.Config{
+		GraceMS: join.GetGrace().AsDuration().Milliseconds(), IdleMS: spec.Idle(p).Milliseconds(), Writers: map[string]int{},
+	}
+	c := &core{log: cfg.log, names: [2]string{join.GetLeft(), join.GetRight()}, layouts: newLayouts(record), bornMS: bornMS(semantics, times)}
+	for _, b := range spec.Branches(p) {
+		times.Writers[b.Source] = 1
+		if b.Relane { // its partitions come through the dedup stage of every lane
+			times.Writers[b.Source] = int(p.GetLanes())
+		}
+		c.topics[b.Side] = b.Spec.GetKafka().GetTopic()
+	}
+	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: c.bornMS, Disk: cfg.disk})
+	c.joiner, c.tracker = match.New(semantics, c.rows), watermark.New(times)
+	c.out = &parts{core: c, lane: cfg.lane, maxMessage: cfg.maxMessage}
+	return c
+}
+
+// bornMS is the width of a bucket of log time: what a segment of the checkpoint is kept for beyond what its rows need.
+func bornMS(m match.Config, w watermark.Config) int64 {
+	if m.WindowMS == match.Forever {
+		return 10 * 60_000 // nothing leaves by time: see state.Store.Renew
+	}
+	return min(max((m.WindowMS+m.WaitMS+w.GraceMS)/32, 1000), 60*60_000)
+}
+
+// side tells which side a batch's source is on.
+func (c *core) side(source []byte) (state.Side, error) {
+	for side, name := range c.names {
+		if string(source) == name {
+			return state.Side(side), nil
+		}
+	}
+	return 0, fmt.Errorf("a batch of source %q, which the join does not have", source)
+}
+
+// Step takes a batch's rows in, then lets event time go on to where the batch says that its partition is.
+func (c *core) Step(in fold.Input, out fold.Emitter) error {
+	if c.broken != nil {
+		return c.broken
+	}
+	v := in.View
+	side, err := c.side(v.Source)
+	if err != nil {
+		return err
+	}
+	input, err := c.open(v, side)
+	if err != nil {
+		return err
+	}
+	// From here on rows change: an error ends the lane.
+	c.rows.SetTime(v.ArrivalMS)
+	c.out.begin(in, out)
+	err = c.take(in, side, input)
+	if err == nil {
+		err = c.joiner.Advance(c.tracker.Add(progressOf(in)), c.out)
+	}
+	if err == nil {
+		err = c.rows.Balance()
+	}
+	if err == nil {
+		err = c.out.end()
+	}
+	if err != nil {
+		c.broken = errors.Join(err, fold.ErrBroken)
+		return c.broken
+	}
+	c.tell()
+	return nil
+}
+
+// open checks all that may be wrong with a batch before anything is changed by it.
+func (c *core) open(v *batch.View, side state.Side) (*input, error) {
+	if v.Selected == 0 {
+		return nil, nil
+	}
+	if len(v.JoinKeys) != v.Rows*batch.KeyBytes || len(v.EventTimes) != v.Rows*batch.TimeBytes {
+		return nil, fmt.Errorf("a batch of source %q without join keys and event times", v.Source)
+	}
+	input, err := c.layouts.input(side, v.SchemaRevision)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := v.RawColumns(c.raw)
+	if err != nil {
+		return nil, err
+	}
+	if v.Compression != 0 {
+		c.raw = raw // else it is the message's own memory
+	}
+	return input, input.open(raw, v.Rows)
+}
+
+// take takes the rows in.
+func (c *core) take(in fold.Input, side state.Side, input *input) error {
+	v := in.View
+	if v.Selected == 0 {
+		return nil
+	}
+	in.Tally.Records += uint64(v.Selected)
+	for row := range v.Rows {
+		if !v.Selects(row) {
+			input.skip()
+			continue
+		}
+		c.cells = input.cut(c.cells[:0])
+		r := state.Row{
+			Side: side, Key: v.JoinKey(row), TimeMS: v.EventTime(row), Partition: v.Partition, Offset: v.Offset(row),
+			Revision: v.SchemaRevision, Cells: c.cells,
+		}
+		late, err := c.joiner.Add(r, c.out)
+		if err != nil {
+			return err
+		}
+		if late {
+			c.out.refuse(c.late(v, &r))
+		}
+		if err := c.rows.Balance(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// late is the letter of a row that came too late.
+func (c *core) late(v *batch.View, r *state.Row) deadletters.Refusal {
+	l := deadletters.Refusal{
+		Source: string(v.Source), Topic: string(v.Topic), Partition: r.Partition, Offset: r.Offset, SchemaRevision: r.Revision,
+		Reason: fmt.Sprintf("late: its event time %s is before the watermark %s; raise join.grace to take rows that late",
+			moment(r.TimeMS), moment(c.joiner.Watermark())),
+	}
+	copy(l.TopicID[:], v.TopicID)
+	return l
+}
+
+// progressOf is what a batch says of its partition.
+func progressOf(in fold.Input) watermark.Batch {
+	v := in.View
+	return watermark.Batch{
+		Writer: in.Writer, Source: string(v.Source), TopicID: string(v.TopicID), Partition: v.Partition, ArrivalMS: v.ArrivalMS,
+		MaxMS: v.Progress.MaxEventMS, HasMax: v.Progress.HasMax, IdleSinceMS: v.Progress.IdleSinceMS, Partitions: v.Progress.Partitions,
+	}
+}
+
+// tell tells the operator when rows go to disk, and when all are back.
+func (c *core) tell() {
+	now := uint64(c.rows.OnDisk())
+	switch {
+	case c.reported == 0 && now > 0:
+		c.log.Info("rows that wait are more than join.memory takes: the oldest are on disk", "rows", now)
+	case c.reported > 0 && now == 0:
+		c.log.Info("all rows that wait are in memory again")
+	}
+	c.reported = now
+}
+
+// Report tells how many rows wait, and how far event time has come.
+func (c *core) Report(s *stagev1.UnitStatus) {
+	s.StateKeys, s.StateBytes = uint64(c.rows.Len(state.Left)+c.rows.Len(state.Right)), uint64(c.rows.Bytes())
+	s.BufferedRows, s.WatermarkMs = map[string]uint64{}, map[string]int64{}
+	for side, name := range c.names {
+		s.BufferedRows[name] = uint64(c.rows.Len(state.Side(side)))
+		if at := c.tracker.Source(name); at != watermark.None {
+			s.WatermarkMs[name] = at
+		}
+	}
+}
+
+// Close removes what is on disk.
+func (c *core) Close() error { return c.rows.Close() }
+
+// stateVersion is the version of the core's own part of the manifest.
+const stateVersion = 1
+
+func (c *core) appendState(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, stateVersion)
+	return c.joiner.Append(c.tracker.Append(dst))
+}

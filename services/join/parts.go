@@ -1,0 +1,217 @@
+package join
+
+import (
+	"fmt"
+	"time"
+
+	"sluice/libs/batch"
+	"sluice/libs/deadletters"
+	"sluice/libs/fold"
+	"sluice/services/join/internal/match"
+	"sluice/services/join/internal/state"
+)
+
+const (
+	// partBytes and partRows are when a message is full, before compression.
+	partBytes = 384 << 10
+	partRows  = 1 << 16
+	// messageRoom is left for what a message has beside columns and origins.
+	messageRoom = 4 << 10
+	// refusalsAtOnce is how many late rows are handed on at a time.
+	refusalsAtOnce = 256
+)
+
+// parts makes messages of what comes out of a step. Where one ends and the next begins depends on the rows alone, so that a
+// replay finds the same.
+type parts struct {
+	core       *core
+	lane       int
+	maxMessage int
+
+	in       fold.Input
+	emitter  fold.Emitter
+	refusals []deadletters.Refusal
+
+	columns *output
+	rows    int
+	bytes   int // of the cells and origins
+	origins []byte
+	raw     []byte
+	packed  []byte
+}
+
+var _ match.Output = (*parts)(nil)
+
+func (p *parts) begin(in fold.Input, emitter fold.Emitter) {
+	p.in, p.emitter = in, emitter
+	p.columns = nil
+	p.refusals = nil
+	p.reset()
+}
+
+func (p *parts) reset() {
+	if p.columns != nil {
+		for _, c := range p.columns.columns {
+			c.Reset()
+		}
+	}
+	p.rows, p.bytes, p.origins = 0, 0, p.origins[:0]
+}
+
+// Pair puts a pair out.
+func (p *parts) Pair(left, right *state.Row) error {
+	if p.in.Published {
+		p.in.Tally.Rows++
+		return nil
+	}
+	revision, err := p.core.layouts.revision(left.Revision, right.Revision)
+	if err != nil {
+		return err
+	}
+	return p.row(left, right, revision)
+}
+
+// Unmatched puts a left row out alone.
+func (p *parts) Unmatched(left *state.Row) error {
+	if p.in.Published {
+		p.in.Tally.Rows++
+		return nil
+	}
+	return p.row(left, nil, left.Revision)
+}
+
+func (p *parts) row(left, right *state.Row, revision uint64) error {
+	size := len(left.Cells) + batch.OriginBytes
+	if right != nil {
+		size += len(right.Cells)
+	}
+	full := p.rows > 0 && (p.bytes+size > partBytes || p.rows >= partRows)
+	if full || p.columns != nil && p.columns.revision != revision {
+		if err := p.flush(); err != nil {
+			return err
+		}
+	}
+	if p.columns == nil || p.columns.revision != revision {
+		columns, err := p.core.layouts.output(revision)
+		if err != nil {
+			return err
+		}
+		p.columns = columns
+		p.reset()
+	}
+	if err := p.append(left, right); err != nil {
+		return err
+	}
+	p.rows++
+	p.bytes += size
+	p.in.Tally.Rows++
+	if size > partBytes && !p.fits() {
+		return p.refuseLarge(left)
+	}
+	return nil
+}
+
+func (p *parts) append(left, right *state.Row) error {
+	m, err := p.core.layouts.mapping(state.Left, left.Revision, p.columns)
+	if err == nil {
+		err = m.append(left.Cells)
+	}
+	if err != nil {
+		return fmt.Errorf("left row of partition %d, offset %d: %w", left.Partition, left.Offset, err)
+	}
+	origin := batch.Origin{LeftPartition: left.Partition, LeftOffset: left.Offset, RightPartition: batch.NoRight, EventMS: left.TimeMS}
+	if right == nil {
+		err = appendMissing(p.core.layouts.absent(state.Right, p.columns))
+	} else {
+		origin.RightPartition, origin.RightOffset = right.Partition, right.Offset
+		if m, err = p.core.layouts.mapping(state.Right, right.Revision, p.columns); err == nil {
+			err = m.append(right.Cells)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("right row of the left one of partition %d, offset %d: %w", left.Partition, left.Offset, err)
+	}
+	p.origins = batch.AppendOrigin(p.origins, origin)
+	return nil
+}
+
+// fits tells whether the one large row there is fits into a message once it is compressed.
+func (p *parts) fits() bool {
+	var v batch.View
+	p.pack(&v)
+	return v.Size()+messageRoom <= p.maxMessage
+}
+
+// refuseLarge refuses a row that no message takes.
+func (p *parts) refuseLarge(left *state.Row) error {
+	p.in.Tally.Rows--
+	p.refuse(deadletters.Refusal{
+		Source: p.core.names[state.Left], Topic: p.core.topics[state.Left], Partition: left.Partition, Offset: left.Offset,
+		SchemaRevision: left.Revision,
+		Reason: fmt.Sprintf("the joined row has %d bytes: more than a message of %d bytes takes, even compressed; raise max_payload of NATS",
+			p.bytes, p.maxMessage),
+	})
+	p.reset()
+	return nil
+}
+
+func (p *parts) pack(v *batch.View) {
+	p.raw = p.raw[:0]
+	for _, c := range p.columns.columns {
+		p.raw = batch.AppendColumn(p.raw, c.AppendWire)
+	}
+	p.packed = v.SetColumns(p.raw, p.packed)
+	v.Origins = p.origins
+}
+
+// flush hands the message on.
+func (p *parts) flush() error {
+	if p.rows == 0 {
+		return nil
+	}
+	p.count()
+	tally := *p.in.Tally
+	err := p.emitter.Append(p.lane, func(dst []byte) []byte {
+		in := p.in.View
+		v := batch.View{
+			SchemaRevision: p.columns.revision, Rows: p.rows, Selected: p.rows, ArrivalMS: in.ArrivalMS, InputSequence: p.in.Sequence,
+			Tally: tally, Traceparent: in.Traceparent, OldestMS: in.OldestMS,
+		}
+		p.pack(&v)
+		return v.Append(dst)
+	})
+	p.reset()
+	return err
+}
+
+// count brings the lane's tally to where the join is.
+func (p *parts) count() {
+	n := p.core.joiner.Counts
+	t := p.in.Tally
+	t.Matched, t.Unmatched, t.Late, t.Dropped = n.Matched, n.Unmatched, n.Late, n.Dropped
+}
+
+// refuse sends a row to the dead letters, in the order of the rows.
+func (p *parts) refuse(r deadletters.Refusal) {
+	p.in.Tally.DeadLetters++
+	p.refusals = append(p.refusals, r)
+}
+
+// end hands on what is left.
+func (p *parts) end() error {
+	if err := p.flush(); err != nil {
+		return err
+	}
+	p.count()
+	for len(p.refusals) > 0 {
+		n := min(len(p.refusals), refusalsAtOnce)
+		if err := p.emitter.Refuse(p.refusals[:n:n]); err != nil {
+			return err
+		}
+		p.refusals = p.refusals[n:]
+	}
+	return nil
+}
+
+func moment(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
+
