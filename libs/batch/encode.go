@@ -55,7 +55,6 @@ func (v *View) Append(dst []byte) []byte {
 		dst = appendBytes(dst, 22, v.Origins)
 	}
 	dst = appendVarint(dst, 23, uint64(v.OldestMS))
-	dst = appendVarint(dst, 23, uint64(v.OldestMS))
 	return append(dst, v.unknown...)
 }
 

@@ -63,7 +63,6 @@ type View struct {
 	Tally          Tally
 	Traceparent    []byte
 	OldestMS       int64  // oldest Kafka timestamp; 0: not known
-	OldestMS       int64  // oldest Kafka timestamp; 0: not known
 	Source         []byte // with a join: name of the source; empty in what the join puts out
 	JoinKeys       []byte // rows × KeyBytes, or empty
 	EventTimes     []byte // rows × TimeBytes, or empty
@@ -130,8 +129,6 @@ func (v *View) setVarint(number protowire.Number, x uint64) bool {
 		v.ArrivalMS = int64(x)
 	case 15:
 		v.InputSequence = x
-	case 23:
-		v.OldestMS = int64(x)
 	case 23:
 		v.OldestMS = int64(x)
 	default:
