@@ -1,0 +1,5 @@
+// Package nomad checks the jobs in deploy/nomad with Nomad's own parser.
+//
+// Checked: that they parse, with their defaults and with every variable given, and what they make of each group: what scales,
+// what is checked for health, how long a stop may take. Not checked: that a Nomad agent runs them.
+package nomad
