@@ -5,7 +5,7 @@ SHELL := /bin/bash
 GO      ?= go
 BIN     := $(CURDIR)/bin
 TOOLS   := $(CURDIR)/.tools
-MODULES := gen libs services/ingestor services/dedup services/sink services/control cmd/sluice e2e bench
+MODULES := gen libs services/ingestor services/dedup services/join services/sink services/control cmd/sluice e2e bench
 # Every module's packages, from the workspace.
 ALL     := $(MODULES:%=./%/...)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -29,7 +29,7 @@ help: ## List the targets
 build: ## Build sluice, ingestor, dedup, sink and control into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/sluice ./services/ingestor/cmd/ingestor \
-		./services/dedup/cmd/dedup ./services/sink/cmd/sink ./services/control/cmd/control
+		./services/dedup/cmd/dedup ./services/join/cmd/join ./services/sink/cmd/sink ./services/control/cmd/control
 
 .PHONY: demo
 demo: build ## Run the main job on embedded parts and prove the result
@@ -45,7 +45,7 @@ test: parts build ## Run all tests
 
 .PHONY: test-race
 test-race: parts build ## Run the tests of libs and services with the race detector
-	$(GO) test -race -timeout 25m ./libs/... ./services/ingestor/... ./services/dedup/... ./services/sink/... ./services/control/...
+	$(GO) test -race -timeout 25m ./libs/... ./services/ingestor/... ./services/dedup/... ./services/join/... ./services/sink/... ./services/control/...
 
 .PHONY: e2e
 e2e: parts build ## Run the end-to-end tests: processes, real Kafka, both ClickHouse engines

@@ -85,7 +85,7 @@ func listCommand(c *client) *cobra.Command {
 				p := r.GetSpec()
 				ch := p.GetSink().GetClickhouse()
 				rows = append(rows, []string{
-					p.GetId(), r.GetDesired().String(), p.GetSource().GetKafka().GetTopic(),
+					p.GetId(), r.GetDesired().String(), topics(p),
 					strings.TrimPrefix(ch.GetDatabase()+"."+ch.GetTable(), "."), fmt.Sprint(p.GetLanes()),
 					guarantee(r.GetGuarantee()), age(r.GetCreateTime()),
 				})
@@ -94,6 +94,15 @@ func listCommand(c *client) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// topics are those of a pipeline, left before right.
+func topics(p *controlv1.Pipeline) string {
+	var names []string
+	for _, b := range spec.Branches(p) {
+		names = append(names, b.Spec.GetKafka().GetTopic())
+	}
+	return strings.Join(names, "+")
 }
 
 func deleteCommand(c *client) *cobra.Command {

@@ -97,7 +97,7 @@ func (p *playground) run(ctx context.Context, ready func(addresses)) error {
 	return stopped(ctx, service.Run(ctx, cfg, service.Options{Log: log, OnReady: func(a service.Addresses) {
 		at.GRPC, at.HTTP = a.GRPC, a.HTTP
 		ready(at)
-	}}, allServices()...))
+	}}, allServices(p.dir)...))
 }
 
 func (p *playground) kafkaConfig(log *slog.Logger) kafka.Config {

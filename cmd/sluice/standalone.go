@@ -22,7 +22,7 @@ func standaloneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "standalone --dir DIR",
 		Short: "Run all of Sluice in one process, for production on one machine",
-		Long: `Run control, ingestor, dedup and sink in one process, with NATS embedded unless --nats names one.
+		Long: `Run control, ingestor, dedup, join and sink in one process, with NATS embedded unless --nats names one.
 Everything that must survive is in DIR.
 
 Every flag is also an environment variable (--drain-timeout: SLUICE_DRAIN_TIMEOUT) and a key of the
@@ -75,7 +75,7 @@ loss of power too; without it the newest events may then have to be read from Ka
 			defer srv.Close()
 			opts.NATSOptions = []nats.Option{srv.InProcess()}
 		}
-		return stopped(cmd.Context(), service.Run(cmd.Context(), cfg, opts, allServices()...))
+		return stopped(cmd.Context(), service.Run(cmd.Context(), cfg, opts, allServices(dir)...))
 	}
 	return cmd
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +24,8 @@ func statusCommand(c *client) *cobra.Command {
 		Use:   "status ID",
 		Short: "Show how a pipeline is doing",
 		Long: `Show how a pipeline is doing. lag is the number of records in Kafka that are not yet settled:
-written, dropped as duplicate or dead-lettered.
+written, dropped as duplicate or dead-lettered. Rows that wait in a join for a counterpart are not
+among them: see "waiting" in the lines of its sources.
 
 With --watch again whenever it changes; -o json then prints one object a line. The watch goes on when
 the control service restarts.`,
@@ -112,7 +115,7 @@ func receive(ctx context.Context, api controlv1.PipelineServiceClient, id string
 }
 
 func printStatus(w io.Writer, s *controlv1.PipelineStatus) error {
-	err := table(w, [][]string{
+	rows := [][]string{
 		{"pipeline", s.GetId()},
 		{"state", s.GetState().String()},
 		{"lag", thousands(s.GetLag())},
@@ -122,8 +125,9 @@ func printStatus(w io.Writer, s *controlv1.PipelineStatus) error {
 		{"tombstones", thousands(s.GetTombstones())},
 		{"rows out", thousands(s.GetRowsOut())},
 		{"state", fmt.Sprintf("%s keys, %s", thousands(s.GetStateKeys()), size(s.GetStateBytes()))},
-		{"guarantee", guarantee(s.GetGuarantee())},
-	})
+	}
+	rows = append(rows, joinRows(s)...)
+	err := table(w, append(rows, []string{"guarantee", guarantee(s.GetGuarantee())}))
 	for _, e := range s.GetErrors() {
 		if err == nil {
 			_, err = fmt.Fprintf(w, "error: %s\n", e)
@@ -132,7 +136,7 @@ func printStatus(w io.Writer, s *controlv1.PipelineStatus) error {
 	if err != nil || len(s.GetLanes()) == 0 {
 		return err
 	}
-	rows := [][]string{{"", "", "", "", "", "", ""}, {"STAGE", "UNIT", "OWNER", "POSITION", "LAG", "KEYS", "ERROR"}}
+	rows = [][]string{{"", "", "", "", "", "", ""}, {"STAGE", "UNIT", "OWNER", "POSITION", "LAG", "KEYS", "ERROR"}}
 	for _, l := range s.GetLanes() {
 		rows = append(rows, []string{
 			l.GetStage(), l.GetUnit(), dash(l.GetOwner()), dash(l.GetPosition()), thousands(l.GetLag()),
@@ -140,4 +144,34 @@ func printStatus(w io.Writer, s *controlv1.PipelineStatus) error {
 		})
 	}
 	return table(w, rows)
+}
+
+// joinRows are the lines of a join; none without one.
+func joinRows(s *controlv1.PipelineStatus) [][]string {
+	if !joins(s) {
+		return nil
+	}
+	rows := [][]string{{"join", fmt.Sprintf("%s matched, %s unmatched, %s late, %s dropped",
+		thousands(s.GetMatched()), thousands(s.GetUnmatched()), thousands(s.GetLate()), thousands(s.GetDropped()))}}
+	names := map[string]bool{}
+	for name := range s.GetBufferedRows() {
+		names[name] = true
+	}
+	for name := range s.GetWatermarks() {
+		names[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		watermark := "none yet"
+		if mark := s.GetWatermarks()[name]; mark != nil {
+			watermark = mark.AsTime().Format("2006-01-02T15:04:05.000Z07:00")
+		}
+		rows = append(rows, []string{"  " + name, fmt.Sprintf("%s waiting, watermark %s", thousands(s.GetBufferedRows()[name]), watermark)})
+	}
+	return rows
+}
+
+// joins tells that a pipeline has a join: it has such a stage, or had.
+func joins(s *controlv1.PipelineStatus) bool {
+	return len(s.GetBufferedRows()) > 0 || len(s.GetWatermarks()) > 0 || s.GetMatched()+s.GetUnmatched()+s.GetLate()+s.GetDropped() > 0 ||
+		slices.ContainsFunc(s.GetLanes(), func(l *controlv1.LaneStatus) bool { return l.GetStage() == "join" })
 }

@@ -54,6 +54,32 @@ func TestJSONIsExactAndComplete(t *testing.T) {
 	require.NotContains(t, yaml.String(), "{")
 }
 
+// A pipeline with a join says how many rows have met and where each side stands; others say nothing of it.
+func TestStatusOfAJoin(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, printStatus(&out, &controlv1.PipelineStatus{
+		Id: "enriched", Matched: 1234, Unmatched: 5, Late: 1, Dropped: 2, BufferedRows: map[string]uint64{"users": 7, "orders": 12345},
+		Watermarks: map[string]*timestamppb.Timestamp{"orders": timestamppb.New(time.Date(2026, 1, 31, 0, 0, 0, 5e6, time.UTC))},
+		Lanes:      []*controlv1.LaneStatus{{Stage: "ingest", Unit: "orders-3"}, {Stage: "join", Unit: "0"}},
+	}))
+	for _, line := range []string{
+		"join          1,234 matched, 5 unmatched, 1 late, 2 dropped\n",
+		"  orders      12,345 waiting, watermark 2026-01-31T00:00:00.005Z\n",
+		"  users       7 waiting, watermark none yet\n", "orders-3",
+	} {
+		require.Contains(t, out.String(), line)
+	}
+	out.Reset()
+	require.NoError(t, printStatus(&out, &controlv1.PipelineStatus{Id: "plain", Lanes: []*controlv1.LaneStatus{{Stage: "sink"}}}))
+	require.NotContains(t, out.String(), "matched")
+	require.Equal(t, "orders+users", topics(&controlv1.Pipeline{
+		Sources: map[string]*controlv1.Source{
+			"o": {Kafka: &controlv1.KafkaSource{Topic: "orders"}}, "u": {Kafka: &controlv1.KafkaSource{Topic: "users"}},
+		},
+		Join: &controlv1.Join{Left: "o", Right: "u"},
+	}))
+}
+
 func TestGeneratorMakesWhatItSays(t *testing.T) {
 	g := generator{events: 50_000, duplicates: 5_000, seed: 7}
 	firstAt := map[int]int64{}

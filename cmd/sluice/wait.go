@@ -28,8 +28,8 @@ func waitCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait ID",
 		Short: "Wait until a pipeline's lag is 0",
-		Long: `Wait until a pipeline's lag is 0: everything that Kafka holds is settled. Returns 0 then, 5 when
-that is not so within the timeout. A control service that is away for a while is waited for as well.`,
+		Long: `Wait until a pipeline's lag is 0: everything that Kafka holds is settled, or waits in a join for a
+counterpart. Returns 0 then, 5 when that is not so within the timeout. A control service that is away for a while is waited for as well.`,
 		Args:              oneID,
 		ValidArgsFunction: c.complete,
 	}

@@ -25,6 +25,7 @@ const (
 // pure are the packages whose results depend on their arguments alone.
 var pure = []string{
 	"sluice/services/dedup/internal/window", "sluice/services/sink/internal/block",
+	"sluice/services/join/internal/match", "sluice/services/join/internal/state", "sluice/services/join/internal/watermark", "sluice/libs/ledger",
 	"sluice/libs/jsonread", "sluice/libs/native", "sluice/libs/batch",
 }
 
@@ -49,6 +50,11 @@ var rules = []rule{
 		name: "dedup is alone", why: "as for ingestor",
 		from: []string{"sluice/services/dedup/..."}, tests: true,
 		deny: []string{"sluice/services/...", "sluice/cmd/..."}, allow: []string{"sluice/services/dedup/..."},
+	},
+	{
+		name: "join is alone", why: "as for ingestor",
+		from: []string{"sluice/services/join/..."}, tests: true,
+		deny: []string{"sluice/services/...", "sluice/cmd/..."}, allow: []string{"sluice/services/join/..."},
 	},
 	{
 		name: "sink is alone", why: "as for ingestor",
@@ -115,7 +121,16 @@ var rules = []rule{
 	{
 		name: "dedup and the logs know neither Kafka nor ClickHouse", why: "a middle stage works on any source and any target",
 		from: []string{"sluice/services/dedup/...", "sluice/libs/fencedlog", "sluice/libs/checkpoint", "sluice/libs/lanes", "sluice/libs/registry"},
-		deny: []string{sarama, franz, "github.com/ClickHouse/...", "sluice/libs/kafka", "sluice/libs/clickhouse", "sluice/libs/native"},
+		deny: []string{sarama, franz, "github.com/ClickHouse/...", "sluice/libs/kafka", "sluice/libs/clickhouse"},
+	},
+	{
+		name: "the join knows no client of Kafka or ClickHouse", why: "as for dedup; dead letters fetch their originals themselves",
+		from: []string{"sluice/services/join/..."}, deny: []string{sarama, franz, "github.com/ClickHouse/...", "sluice/libs/kafka", "sluice/libs/clickhouse"},
+	},
+	{
+		name: "the logs do not look into columns", why: "they carry bytes; only who takes batches apart needs the layout",
+		from: []string{"sluice/libs/fencedlog", "sluice/libs/checkpoint", "sluice/libs/lanes", "sluice/libs/registry", "sluice/libs/fold"},
+		deny: []string{"sluice/libs/native"},
 	},
 	{
 		name: "servers are embedded in the playground only", why: "a service connects to NATS; standalone embeds it through the playground's package",
