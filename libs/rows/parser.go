@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/zeebo/xxh3"
-
 	"sluice/libs/jsonread"
 	"sluice/libs/native"
 	"sluice/libs/spec"
@@ -122,11 +120,7 @@ func (p *Parser) fingerprint(fields []int) [2]uint64 {
 	for _, at := range fields {
 		p.canonical = p.values[at].AppendCanonical(p.canonical)
 	}
-	sum := xxh3.Hash128(p.canonical)
-	if sum.Lo == 0 && sum.Hi == 0 {
-		sum.Lo = 1 // zero stands for no key
-	}
-	return [2]uint64{sum.Lo, sum.Hi}
+	return hashOf(p.canonical)
 }
 
 // AppendTo appends the record last parsed to cols, one for each column of the plan in its order:

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/zeebo/xxh3"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
@@ -31,8 +30,6 @@ const (
 	// silence is how long a partition must have been silent for its topic to be looked at again: half
 	// of the time for which the consumer always waits after it has lost a topic.
 	silence = kafka.RetryBackoff / 2
-	// keylessBlock is how many offsets in a row go to one lane when events have no key.
-	keylessBlock = 4096
 	// burst is how many records are taken between two looks at the clock.
 	burst = 1024
 )
@@ -162,7 +159,7 @@ func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error
 	if reject != nil {
 		return p.refuse(ctx, msg, reject.Field, reject.Reason)
 	}
-	l := p.lanes[p.laneOf(msg, row)]
+	l := p.lanes[p.plan.Lane(row, msg.Key, p.number, len(p.lanes))]
 	if len(msg.Value) >= p.large {
 		return p.takeLarge(ctx, msg, row, l)
 	}
@@ -232,21 +229,6 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, ro
 		p.pos.saw(row.EventMS)
 	}
 	return nil
-}
-
-// laneOf is hash(key) mod lanes, so that equal keys meet in one lane: those of dedup, else those of the join.
-func (p *partition) laneOf(msg *sarama.ConsumerMessage, row rows.Row) int {
-	lanes := uint64(len(p.lanes))
-	switch {
-	case p.fields.Keys && !row.NoKey:
-		return int(row.Key[0] % lanes)
-	case p.fields.Join:
-		return int(row.JoinKey[0] % lanes) // without one: lane 0
-	case msg.Key != nil:
-		return int(xxh3.Hash(msg.Key) % lanes)
-	default:
-		return int((uint64(msg.Offset)/keylessBlock + uint64(p.number)) % lanes)
-	}
 }
 
 // settle makes everything that was read durable and writes the position into the fence.

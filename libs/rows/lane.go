@@ -1,0 +1,62 @@
+package rows
+
+import (
+	"fmt"
+
+	"github.com/zeebo/xxh3"
+
+	"sluice/libs/jsonread"
+)
+
+// keylessBlock is how many offsets in a row go to one lane when events have no key.
+const keylessBlock = 4096
+
+// Lane is hash(key) mod lanes, so that equal keys meet in one lane: those of dedup, else those of the join, else Kafka's. It never
+// changes for a pipeline: state and order hang on it.
+func (p *Plan) Lane(row Row, kafkaKey []byte, partition int32, lanes int) int {
+	n := uint64(lanes)
+	switch {
+	case p.Dedup() && !row.NoKey:
+		return int(row.Key[0] % n)
+	case p.join:
+		return int(row.JoinKey[0] % n) // without one: lane 0
+	case kafkaKey != nil:
+		return int(xxh3.Hash(kafkaKey) % n)
+	default:
+		return int((uint64(row.Offset)/keylessBlock + uint64(partition)) % n)
+	}
+}
+
+// KeyOf is the fingerprint of a dedup key that is given as JSON, one value for each of its fields.
+func (p *Plan) KeyOf(values []string) ([2]uint64, error) {
+	if len(values) != len(p.key) {
+		return [2]uint64{}, fmt.Errorf("%d values for the %d fields of the key", len(values), len(p.key))
+	}
+	if len(p.key) == 0 {
+		return [2]uint64{}, fmt.Errorf("the events have no key: there is no dedup")
+	}
+	plan, err := jsonread.NewPlan([]string{"value"})
+	if err != nil {
+		return [2]uint64{}, err
+	}
+	reader, found := jsonread.NewReader(plan, jsonread.Limits{}), make([]jsonread.Value, 1)
+	var canonical []byte
+	for i, value := range values {
+		if err := reader.Read([]byte(`{"value":`+value+`}`), found); err != nil {
+			return [2]uint64{}, fmt.Errorf("%s: %s is not a JSON value; a string is written in quotes", p.paths[p.key[i]], value)
+		}
+		if found[0].Kind <= jsonread.Null {
+			return [2]uint64{}, fmt.Errorf("%s: an event whose key is null has no key", p.paths[p.key[i]])
+		}
+		canonical = found[0].AppendCanonical(canonical)
+	}
+	return hashOf(canonical), nil
+}
+
+func hashOf(canonical []byte) [2]uint64 {
+	sum := xxh3.Hash128(canonical)
+	if sum.Lo == 0 && sum.Hi == 0 {
+		sum.Lo = 1 // zero stands for no key
+	}
+	return [2]uint64{sum.Lo, sum.Hi}
+}
