@@ -16,37 +16,50 @@ import (
 type filled struct {
 	plan   block.Plan
 	rows   *assembler
-	behind uint64 // messages of the lane behind the block, as far as was known when its last one was read
+	behind uint64   // messages of the lane behind the block, as far as was known when its last one was read
+	taken  snapshot // when the block is in
+	again  uint64   // rows that were left out, since they had been taken before
+	// recovered: a block whose messages are lost. Its rows were found in others, so it covers nothing.
+	recovered bool
 }
 
 // collector reads a lane's messages into blocks. It runs beside the sender: while a block is sent the next is collected.
 type collector struct {
 	lane    *lane
-	next    uint64 // sequence to read from
+	free    <-chan *assembler
+	after   fencedlog.Mark // the last message that was read
 	reader  *fencedlog.Reader
 	view    batch.View
+	sieve   *sieve
 	rows    *assembler
 	plan    *block.Plan
 	pending *eventv1.PendingBlock // the range to be sent again first; nil: none (any more)
 	behind  uint64
+	again   uint64 // rows of the block that were left out
 }
 
-func (l *lane) collect(ctx context.Context, from uint64, pending *eventv1.PendingBlock, free <-chan *assembler, blocks chan<- *filled) error {
+func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.PendingBlock, free <-chan *assembler, blocks chan<- *filled) error {
 	bounds := l.record.GetSpec().GetBatch()
-	c := &collector{lane: l, next: from, pending: pending, plan: block.NewPlan(block.Bounds{
+	c := &collector{lane: l, free: free, plan: block.NewPlan(block.Bounds{
 		Rows: int(bounds.GetRows()), Bytes: int(bounds.GetBytes()), MaxDelay: bounds.GetMaxDelay().AsDuration(),
 	})}
 	defer c.closeReader()
-	if pending != nil {
-		c.next = pending.GetFirstSequence()
+	if pending != nil && pending.GetEpoch() != l.epoch {
+		upTo := start.start.with(snapshot{pending.GetTaken(), pending.GetPositions()})
+		if err := c.recover(ctx, start, upTo, pending, blocks); err != nil {
+			return err
+		}
+		c.closeReader()
+		start.start, pending = upTo, nil
 	}
+	var err error
+	if c.sieve, err = newSieve(l.upstream, start.start, nil); err != nil {
+		return err
+	}
+	c.after, c.pending = start.after, pending
 	for {
-		if c.rows == nil {
-			select {
-			case c.rows = <-free:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+		if err := c.room(ctx); err != nil {
+			return err
 		}
 		msg, err := c.read(ctx)
 		switch {
@@ -70,10 +83,8 @@ func (l *lane) collect(ctx context.Context, from uint64, pending *eventv1.Pendin
 		if taken {
 			continue
 		}
-		select { // the message that did not fit begins the next block
-		case c.rows = <-free:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := c.room(ctx); err != nil { // the message that did not fit begins the next block
+			return err
 		}
 		if _, err := c.offer(msg); err != nil {
 			return err
@@ -83,6 +94,19 @@ func (l *lane) collect(ctx context.Context, from uint64, pending *eventv1.Pendin
 				return err
 			}
 		}
+	}
+}
+
+// room waits for the memory of a block.
+func (c *collector) room(ctx context.Context) error {
+	if c.rows != nil {
+		return nil
+	}
+	select {
+	case c.rows = <-c.free:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -102,15 +126,21 @@ func (c *collector) emit(ctx context.Context, blocks chan<- *filled) error {
 		}
 		c.pending = nil
 	}
+	return c.hand(ctx, blocks, &filled{plan: *c.plan, taken: c.sieve.progress.snapshot()})
+}
+
+// hand hands on a block of the rows that there are.
+func (c *collector) hand(ctx context.Context, blocks chan<- *filled, b *filled) error {
 	if c.lane.ledger != nil {
 		c.rows.complete()
 	}
+	b.rows, b.behind, b.again = c.rows, c.behind, c.again
 	select {
-	case blocks <- &filled{plan: *c.plan, rows: c.rows, behind: c.behind}:
+	case blocks <- b:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	c.rows = nil
+	c.rows, c.again = nil, 0
 	c.plan.Reset()
 	return nil
 }
@@ -138,7 +168,7 @@ func (c *collector) read(ctx context.Context) (*fencedlog.Message, error) {
 
 func (c *collector) attempt(ctx context.Context) (*fencedlog.Message, error) {
 	if c.reader == nil {
-		reader, err := fencedlog.OpenReader(ctx, c.lane.js, c.lane.upstream, c.lane.index, c.next)
+		reader, err := fencedlog.OpenReaderAfter(ctx, c.lane.js, c.lane.upstream, c.lane.index, c.after)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +188,7 @@ func (c *collector) attempt(ctx context.Context) (*fencedlog.Message, error) {
 		}
 		return nil, err
 	}
-	c.next, c.behind = msg.Sequence+1, msg.Pending
+	c.after, c.behind = fencedlog.Mark{Sequence: msg.Sequence, Time: msg.Time}, msg.Pending
 	return &msg, nil
 }
 
@@ -171,6 +201,10 @@ func (c *collector) offer(msg *fencedlog.Message) (taken bool, err error) {
 		return false, fail(fmt.Errorf("message %d, which ended the block being inserted before the restart, is gone", c.pending.GetLastSequence()))
 	}
 	if err := c.view.Parse(msg.Data); err != nil {
+		return false, fail(err)
+	}
+	again, err := c.sieve.sift(msg, &c.view)
+	if err != nil {
 		return false, fail(err)
 	}
 	m := block.Message{Sequence: msg.Sequence, Stored: msg.Time, Revision: c.view.SchemaRevision, Rows: c.view.Selected}
@@ -189,6 +223,10 @@ func (c *collector) offer(msg *fencedlog.Message) (taken bool, err error) {
 			return false, fail(err)
 		}
 	}
+	if err := c.sieve.progress.admit(msg, &c.view); err != nil {
+		return false, fail(err)
+	}
+	c.again += uint64(again)
 	now := time.Now()
 	c.rows.note(msg, &c.view, now)
 	c.plan.Add(m, now)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
@@ -11,9 +12,6 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/fencedlog"
 )
-
-// idleGap is how far the log must have run ahead of a lane before the lane moves on without messages of its own.
-const idleGap = 64
 
 // keepHouse moves an idle lane on, so that it does not hold back the purge, and purges the upstream log. The
 // latter is the first lane's task.
@@ -32,13 +30,16 @@ func (l *lane) keepHouse(ctx context.Context) error {
 // moveOn covers the messages of other lanes that lie between this lane's last message and the log's end. Without it
 // a lane that gets no events would pin the whole log.
 func (l *lane) moveOn(ctx context.Context) error {
+	if l.pos.stored.GetPending() != nil && !l.moved {
+		return nil // not idle: a block is to be sent again, even if its messages are not back yet
+	}
 	stream, err := l.js.Stream(ctx, l.upstream.Stream())
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", l.upstream.Stream(), err)
 	}
 	// The order matters: the end first, the lane's last message then. What comes after lies behind the end.
 	end := stream.CachedInfo().State.LastSeq
-	if end < l.covered+idleGap {
+	if end <= l.covered {
 		return nil
 	}
 	last, err := stream.GetLastMsgForSubject(ctx, l.upstream.LaneFilter(l.index))
@@ -62,6 +63,9 @@ func (l *lane) moveOn(ctx context.Context) error {
 // purge removes what all lanes have covered, durably, from the upstream log.
 func (l *lane) purge(ctx context.Context) error {
 	lowest := l.pos.stored.GetCoveredSequence()
+	if lost, err := l.lostTo(ctx, l.pos.stored); lost || err != nil {
+		return err
+	}
 	for lane := range int(l.record.GetSpec().GetLanes()) {
 		if lane == l.index {
 			continue
@@ -77,6 +81,9 @@ func (l *lane) purge(ctx context.Context) error {
 		if err := proto.Unmarshal(entry.Value(), &p); err != nil {
 			return fmt.Errorf("read the position of lane %d: %w", lane, err)
 		}
+		if lost, err := l.lostTo(ctx, &p); lost || err != nil {
+			return err
+		}
 		lowest = min(lowest, p.GetCoveredSequence())
 	}
 	// The message that is covered last stays: its time tells whether the log has lost its tail.
@@ -84,4 +91,14 @@ func (l *lane) purge(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// lostTo tells that the log has lost its tail and the lane of this position has not found out yet. What it has covered are then
+// other messages than those that have the sequences now.
+func (l *lane) lostTo(ctx context.Context, p *eventv1.SinkPosition) (bool, error) {
+	err := fencedlog.Verify(ctx, l.js, l.upstream, p.GetCoveredSequence(), time.Unix(0, p.GetCoveredTimeNs()))
+	if errors.Is(err, fencedlog.ErrTailLost) {
+		return true, nil
+	}
+	return false, err
 }

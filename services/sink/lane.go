@@ -81,6 +81,11 @@ type lane struct {
 	// Fixed by take: nil for a lane that has written rows which no ledger has. Invariant: it has the rows up to covered, and
 	// of a block that is being taken apart those before its part_from.
 	ledger *ledger.Ledger
+	// taken says which records' rows are covered; what comes again after the log has lost its tail is told by it.
+	taken  snapshot
+	marks  []*eventv1.Mark // never changed in place
+	epoch  uint32          // fixed by take
+	healed *eventv1.Healing
 }
 
 // run works until ctx ends or something fails that only a new start can mend.
@@ -96,8 +101,9 @@ func (l *lane) run(ctx context.Context) error {
 	free := make(chan *assembler, 2) // their memory
 	free <- &assembler{}
 	free <- &assembler{}
-	from, pending := l.covered+1, l.pos.stored.GetPending()
-	g.Go(func() error { return l.collect(ctx, from, pending, free, blocks) })
+	start := l.origin()
+	pending := l.pos.stored.GetPending()
+	g.Go(func() error { return l.collect(ctx, start, pending, free, blocks) })
 	g.Go(func() error { return l.send(ctx, free, blocks) })
 	err := g.Wait()
 	if asked.Err() != nil && errors.Is(err, context.Cause(asked)) {
@@ -114,22 +120,20 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	l.kv = kv
 	// From here on the one before cannot begin another block.
-	if l.pos, err = openPosition(ctx, kv, l.index, l.instance, l.pace, l.trouble.sending); err != nil {
+	l.pos = &position{
+		kv: kv, key: positionKey(l.index), owner: l.instance, uid: l.record.GetUid(), pace: l.pace, wait: l.trouble.sending, rewound: l.heal,
+	}
+	if err := l.pos.open(ctx); err != nil {
 		return err
 	}
-	stored := l.pos.stored
-	l.covered, l.coveredTime, l.tally = stored.GetCoveredSequence(), stored.GetCoveredTimeNs(), batch.TallyOf(stored.GetTally())
-	if l.ledger, err = ledgerOf(stored); err != nil {
+	if err := l.restore(l.pos.stored); err != nil {
 		return err
 	}
-	if err := fencedlog.Verify(ctx, l.js, l.upstream, l.covered, time.Unix(0, l.coveredTime)); err != nil {
+	if err := l.verify(ctx); err != nil {
 		return err
 	}
-	if p := stored.GetPending(); p != nil {
-		if err := fencedlog.Verify(ctx, l.js, l.upstream, p.GetLastSequence(), time.Unix(0, p.GetLastTimeNs())); err != nil {
-			return err
-		}
-		if err := l.endPredecessor(ctx, l.name(p.GetFirstSequence(), p.GetLastSequence())); err != nil {
+	if p := l.pos.stored.GetPending(); p != nil {
+		if err := l.endPredecessor(ctx, l.name(p.GetEpoch(), p.GetFirstSequence(), p.GetLastSequence())); err != nil {
 			return err
 		}
 	}
@@ -138,11 +142,31 @@ func (l *lane) take(ctx context.Context) error {
 	return nil
 }
 
+// restore takes over what a position says.
+func (l *lane) restore(p *eventv1.SinkPosition) (err error) {
+	l.covered, l.coveredTime, l.tally = p.GetCoveredSequence(), p.GetCoveredTimeNs(), batch.TallyOf(p.GetTally())
+	l.taken = snapshot{p.GetTaken(), p.GetPositions()}
+	l.marks, l.epoch, l.healed = p.GetMarks(), p.GetEpoch(), p.GetHealed()
+	if l.covered == 0 && len(l.marks) == 0 && p.GetPending() == nil {
+		l.marks = []*eventv1.Mark{{}} // see tracked
+	}
+	if l.healed != nil {
+		l.trouble.healing(l.healed)
+	}
+	l.ledger, err = ledgerOf(p)
+	return err
+}
+
+// origin is where the lane goes on.
+func (l *lane) origin() origin {
+	return origin{after: fencedlog.Mark{Sequence: l.covered, Time: time.Unix(0, l.coveredTime)}, start: l.taken}
+}
+
 func (l *lane) sink() *controlv1.ClickHouseSink { return l.record.GetSpec().GetSink().GetClickhouse() }
 
-func (l *lane) name(first, last uint64) block.Name {
+func (l *lane) name(epoch uint32, first, last uint64) block.Name {
 	return block.Name{Pipeline: l.record.GetSpec().GetId(), UID: l.record.GetUid(), Table: l.table.String(),
-		Lane: l.index, First: first, Last: last}
+		Lane: l.index, Epoch: epoch, First: first, Last: last}
 }
 
 // send sends block after block, and keeps the position.
@@ -201,7 +225,7 @@ func (l *lane) advance(ctx context.Context) error {
 func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	err := l.pos.write(ctx, &eventv1.SinkPosition{
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
-		Ledger: l.ledgerProto(),
+		Ledger: l.ledgerProto(), Taken: l.taken.taken, Positions: l.taken.positions, Marks: l.marks, Epoch: l.epoch, Healed: l.healed,
 	})
 	if err == nil {
 		l.moved = false
@@ -209,66 +233,11 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	return err
 }
 
-// deliver brings one block to where it belongs: its rows into the table, what the table refuses into
-// the dead-letter log.
-func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
-	began, refused, token := time.Now(), uint64(0), ""
-	working, spans := l.beginSpans(working, b)
-	defer func() { spans.end(b.rows.count, refused, b.plan.Bytes, time.Now(), err) }()
-	if b.rows.count > 0 {
-		s := sending{
-			lane: l, ctx: ctx, working: working, spans: spans, name: l.name(b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
-			pending: &eventv1.PendingBlock{
-				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
-				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
-			},
-		}
-		if l.ledger != nil {
-			s.settled = ledger.New(l.ledger.Hash())
-		}
-		// What is stored may still be the block before: its advance comes with this one's guard.
-		if p := l.pos.stored.GetPending(); p.GetFirstSequence() == b.plan.First { // sequences begin with 1
-			s.pending, s.repeated = proto.CloneOf(p), true
-			if err := s.resume(); err != nil {
-				return err
-			}
-		}
-		// Durable step 1: the range, and with it the advance over the block before: sending.guard. A crash after this
-		// sends exactly this range again.
-		// Durable step 2: the rows. A crash after this inserts them again under the same tokens.
-		// Durable step 3, if the table refuses rows: how the block is taken apart, before it is: sending.decide. A crash
-		// after this takes it apart the same way.
-		// Durable step 4, if so: the dead letters. A crash after this finds them in their log.
-		for _, g := range s.groups {
-			if err := s.group(g); err != nil {
-				return err
-			}
-		}
-		if err := s.enter(); err != nil {
-			return err
-		}
-		if s.refused > 0 {
-			l.letters.close()
-		}
-		l.tally.Records += uint64(b.rows.count)
-		l.tally.Rows += uint64(b.rows.count) - s.refused
-		l.tally.DeadLetters += s.refused
-		refused, token = s.refused, s.name.Token()
-		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())
-	}
-	l.receipt(working, b, refused, began, time.Now(), token)
-	// Durable step 5 follows with the next block or by itself: the advance.
-	l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
-	l.moved = true
-	l.report(b.behind)
-	return nil
-}
-
 // report tells the lane's status. Rows count as settled here, before the advance is durable: they are in the table.
 func (l *lane) report(behind uint64) {
-	covered, tally := l.covered, l.tally.Proto()
+	covered, tally, healed := l.covered, l.tally.Proto(), l.healed.GetRows()
 	l.unit.Report(func(s *stagev1.UnitStatus) {
-		s.Position, s.Tally, s.Lag = covered, tally, behind
+		s.Position, s.Tally, s.Lag, s.HealedRows = covered, tally, behind, healed
 	})
 }
 

@@ -155,12 +155,10 @@ func TestTakeOver(t *testing.T) {
 // Lanes without events must not pin the log.
 func TestIdleLaneMovesOnAndTheLogIsPurged(t *testing.T) {
 	w := newWorld(t, 2)
-	for i := range idleGap + 10 {
-		w.send(1, rowsOf(i, 1))
-	}
+	w.send(1, rowsOf(0, 1)) // a single message may be half of what a log can hold
 	busy := newOwner()
 	stop := w.start(busy, "one", 1, w.js)
-	busy.waitFor(t, idleGap+10)
+	busy.waitFor(t, 1)
 	require.NoError(t, stop(lanes.ErrStopping))
 	covered := w.position(1).GetCoveredSequence()
 	require.Equal(t, busy.snapshot().GetPosition(), covered, "a lane that stops in good order leaves its position behind")
@@ -182,19 +180,6 @@ func TestIdleLaneMovesOnAndTheLogIsPurged(t *testing.T) {
 	stop = w.start(o, "two", 0, w.js)
 	o.waitFor(t, 1)
 	require.NoError(t, stop(lanes.ErrStopping))
-}
-
-func TestLostTailIsNotPassedOver(t *testing.T) {
-	w := newWorld(t, 1)
-	w.send(0, rowsOf(0, 10))
-	o := newOwner()
-	stop := w.start(o, "one", 0, w.js)
-	o.waitFor(t, 10)
-	require.NoError(t, stop(lanes.ErrStopping))
-	log := fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}
-	require.NoError(t, fencedlog.Remove(t.Context(), w.js, log))
-	require.NoError(t, fencedlog.Ensure(t.Context(), w.js, log, fencedlog.Limits{}))
-	require.ErrorIs(t, w.lane(newOwner(), "two", 0, w.js).run(t.Context()), fencedlog.ErrTailLost)
 }
 
 func TestOutlivesARestartOfNATS(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -28,17 +29,33 @@ type letters struct {
 
 // letterPosition is the place of refused rows: of the block [first, last], from order on.
 type letterPosition struct {
+	epoch       uint32 // of the block's sequences
 	first, last uint64
 	order       int
 }
 
-func (p letterPosition) String() string { return fmt.Sprintf("%d-%d/%d", p.first, p.last, p.order) }
+func (p letterPosition) String() string {
+	text := fmt.Sprintf("%d-%d/%d", p.first, p.last, p.order)
+	if p.epoch > 0 {
+		text = fmt.Sprintf("%d:%s", p.epoch, text)
+	}
+	return text
+}
+
+func (p letterPosition) of(n block.Name) bool {
+	return p.epoch == n.Epoch && p.first == n.First && p.last == n.Last
+}
 
 func parseLetterPosition(text string) (p letterPosition, err error) {
 	if text == "" {
 		return p, nil
 	}
-	if _, err := fmt.Sscanf(text, "%d-%d/%d", &p.first, &p.last, &p.order); err != nil {
+	if strings.Contains(text, ":") {
+		_, err = fmt.Sscanf(text, "%d:%d-%d/%d", &p.epoch, &p.first, &p.last, &p.order)
+	} else {
+		_, err = fmt.Sscanf(text, "%d-%d/%d", &p.first, &p.last, &p.order)
+	}
+	if err != nil {
 		return p, fmt.Errorf("position %q of a dead-letter message: %w", text, err)
 	}
 	return p, nil
@@ -73,7 +90,7 @@ func (d *letters) lastOf(ctx context.Context, name block.Name) (int, error) {
 	if err := d.open(ctx); err != nil {
 		return 0, err
 	}
-	if d.last.first != name.First || d.last.last != name.Last {
+	if !d.last.of(name) {
 		return -1, nil
 	}
 	return d.last.order + d.writer.In(d.last.String()) - 1, nil
@@ -106,7 +123,7 @@ func (d *letters) write(ctx context.Context, name block.Name, l *layout, refused
 			return clickhouse.RenderRow(columns)
 		}
 	}
-	d.last = letterPosition{name.First, name.Last, refused[0].order}
+	d.last = letterPosition{name.Epoch, name.First, name.Last, refused[0].order}
 	// A crash in it finds in the log which row is the last, and goes on behind it.
 	return d.writer.Append(ctx, d.last.String(), rows)
 }

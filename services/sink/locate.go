@@ -24,10 +24,19 @@ type locator struct {
 	left     left // of the join, if there is one
 	waiting  func(error)
 
+	origin origin // of the block that is being sent
 	name   block.Name
 	reader *fencedlog.Reader
+	sieve  *sieve
 	view   batch.View
 	before int // rows of the block before the message in view
+}
+
+// origin is where in the log a block's rows are.
+type origin struct {
+	after fencedlog.Mark // what was covered before it
+	start snapshot       // what was taken before it
+	upTo  *snapshot      // of a block whose messages are lost: its rows are in other messages now
 }
 
 // find returns the record of a row of the block. It waits for NATS as long as it takes.
@@ -60,22 +69,32 @@ var errNotWhatItWas = errors.New("the log is not what it was")
 func (l *locator) attempt(ctx context.Context, name block.Name, row int) (deadletters.Refusal, error) {
 	if l.reader == nil || l.name != name || row < l.before {
 		l.close()
-		reader, err := fencedlog.OpenReader(ctx, l.js, l.upstream, l.lane, name.First)
+		sieve, err := newSieve(l.upstream, l.origin.start, l.origin.upTo)
+		if err != nil {
+			return deadletters.Refusal{}, fmt.Errorf("%w: %w", err, errNotWhatItWas)
+		}
+		reader, err := fencedlog.OpenReaderAfter(ctx, l.js, l.upstream, l.lane, l.origin.after)
 		if err != nil {
 			return deadletters.Refusal{}, err
 		}
-		l.reader, l.name, l.before, l.view = reader, name, 0, batch.View{}
+		l.reader, l.name, l.before, l.view, l.sieve = reader, name, 0, batch.View{}, sieve
 	}
 	for row >= l.before+l.view.Selected {
 		msg, err := l.reader.Next(ctx)
 		if err != nil {
 			return deadletters.Refusal{}, err
 		}
-		if msg.Sequence > name.Last {
+		if msg.Sequence > name.Last && l.origin.upTo == nil {
 			return deadletters.Refusal{}, fmt.Errorf("messages %d to %d of %s do not hold row %d: %w", name.First, name.Last, l.upstream.Stream(), row, errNotWhatItWas)
 		}
 		l.before += l.view.Selected
 		if err := l.view.Parse(msg.Data); err != nil {
+			return deadletters.Refusal{}, fmt.Errorf("message %d of %s: %w: %w", msg.Sequence, l.upstream.Stream(), err, errNotWhatItWas)
+		}
+		if _, err = l.sieve.sift(&msg, &l.view); err == nil {
+			err = l.sieve.progress.admit(&msg, &l.view)
+		}
+		if err != nil {
 			return deadletters.Refusal{}, fmt.Errorf("message %d of %s: %w: %w", msg.Sequence, l.upstream.Stream(), err, errNotWhatItWas)
 		}
 	}

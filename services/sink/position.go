@@ -32,31 +32,30 @@ type position struct {
 	key      string
 	owner    string
 	session  string // of this opening: no other writes it
+	uid      string // of the pipeline
 	revision uint64
 	stored   *eventv1.SinkPosition // as it is in the bucket
 	pace     pace
-	wait     func(error) // told why a write has to wait, and nil when it is through
+	wait     func(error)  // told why a write has to wait, and nil when it is through
+	rewound  func(string) // told that the bucket had lost its tail, and what was done
 }
 
 // positionKey is the key of a lane's position in the state bucket.
 func positionKey(lane int) string { return fmt.Sprintf("sink.%d.position", lane) }
 
-// openPosition reads the lane's position and takes it for owner: from then on the one before is fenced off.
-func openPosition(ctx context.Context, kv jetstream.KeyValue, lane int, owner string, pace pace, wait func(error)) (*position, error) {
-	p := &position{kv: kv, key: positionKey(lane), owner: owner, session: rand.Text(), pace: pace, wait: wait}
+// open reads the lane's position and takes it for the owner: from then on the one before is fenced off.
+func (p *position) open(ctx context.Context) error {
+	p.session = rand.Text()
 	current, err := p.read(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if current.GetFormat() > positionFormat {
-		return nil, fmt.Errorf("position %s: format %d is of a newer version than this one, which knows %d", p.key, current.GetFormat(), positionFormat)
+		return fmt.Errorf("position %s: format %d is of a newer version than this one, which knows %d", p.key, current.GetFormat(), positionFormat)
 	}
 	p.stored = current
 	// A crash after this leaves the position as it was, under another owner's name.
-	if err := p.write(ctx, proto.CloneOf(current)); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return p.write(ctx, proto.CloneOf(current))
 }
 
 func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
@@ -80,14 +79,14 @@ func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
 
 // write makes next the lane's position. It returns once it is durable, or with errTaken, or when ctx ends.
 func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error {
-	next.Format, next.Owner, next.Session = positionFormat, p.owner, p.session
+	next.Format, next.Owner, next.Session, next.PipelineUid = positionFormat, p.owner, p.session, p.uid
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("write position %s: %w", p.key, err)
 	}
 	waited := false
 	for backoff := p.pace.first; ; backoff = min(2*backoff, p.pace.last) {
-		err := p.attempt(ctx, value)
+		err := p.attempt(ctx, value, next)
 		switch {
 		case err == nil:
 			p.stored = next
@@ -108,7 +107,7 @@ func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error 
 	}
 }
 
-func (p *position) attempt(ctx context.Context, value []byte) error {
+func (p *position) attempt(ctx context.Context, value []byte, next *eventv1.SinkPosition) error {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	revision, err := p.kv.Update(ctx, p.key, value, p.revision) // revision 0: only if there is none
@@ -133,6 +132,13 @@ func (p *position) attempt(ctx context.Context, value []byte) error {
 	if err := proto.Unmarshal(entry.Value(), &there); err != nil {
 		return fmt.Errorf("%w: %w", errTaken, err)
 	}
+	if entry.Revision() < p.revision && p.older(&there, next) {
+		// Revisions only rise: the bucket has lost its tail, and what is there was put back. We know better.
+		p.rewound(fmt.Sprintf("%s lost its tail: position %s was at revision %d and came back as of %d; it was written anew",
+			p.kv.Bucket(), p.key, p.revision, entry.Revision()))
+		p.revision = entry.Revision()
+		return err
+	}
 	if there.GetSession() != p.session {
 		return fmt.Errorf("%w: position %s is at revision %d of instance %s, ours was %d", errTaken, p.key, entry.Revision(), there.GetOwner(), p.revision)
 	}
@@ -142,6 +148,19 @@ func (p *position) attempt(ctx context.Context, value []byte) error {
 		return nil
 	}
 	return err
+}
+
+// older tells that what is there is of this lane, and from before next. What another instance has written since then is not.
+func (p *position) older(there, next *eventv1.SinkPosition) bool {
+	switch {
+	case there.GetSession() == p.session:
+		return true
+	case there.GetPipelineUid() != p.uid || p.uid == "":
+		return false
+	case there.GetEpoch() != next.GetEpoch():
+		return there.GetEpoch() < next.GetEpoch()
+	}
+	return there.GetCoveredSequence() < next.GetCoveredSequence()
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

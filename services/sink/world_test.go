@@ -53,7 +53,8 @@ type world struct {
 	database string
 	record   *controlv1.PipelineRecord
 	writer   *fencedlog.Writer
-	logOnly  bool // events go to the log, not to Kafka, which is in this process's memory
+	offset   int64 // of the next event, with logOnly
+	logOnly  bool  // events go to the log, not to Kafka, which is in this process's memory
 }
 
 // event is a row; N is a column with DEFAULT 7 and may be left out.
@@ -107,18 +108,66 @@ func newWorld(t *testing.T, lanes uint32) *world {
 			{Name: "n", Type: "Int32", From: "n", DefaultExpression: "7"},
 		}}},
 	}
-	all := make([]int, lanes)
+	w.open()
+	return w
+}
+
+// open becomes the writer of the log.
+func (w *world) open() {
+	w.t.Helper()
+	all := make([]int, w.record.GetSpec().GetLanes())
 	for i := range all {
 		all[i] = i
 	}
-	w.writer, _, err = fencedlog.Open(t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}, "0", fencedlog.Options{Lanes: all})
-	require.NoError(t, err)
-	return w
+	var err error
+	w.writer, _, err = fencedlog.Open(w.t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}, "0", fencedlog.Options{Lanes: all})
+	require.NoError(w.t, err)
 }
 
 // send produces the events to Kafka and appends them to a lane as the ingestor does, as one batch. Rows in dropped are
 // deselected, as the dedup stage does.
 func (w *world) send(lane int, events []event, dropped ...int) {
+	w.t.Helper()
+	w.put(lane, events, w.produce(events), dropped...)
+}
+
+// produce brings the events to Kafka and returns the offset of the first.
+func (w *world) produce(events []event) int64 {
+	w.t.Helper()
+	if w.logOnly {
+		w.offset += int64(len(events))
+		return w.offset - int64(len(events))
+	}
+	messages := make([]*sarama.ProducerMessage, len(events))
+	for i, e := range events {
+		doc, err := json.Marshal(e)
+		require.NoError(w.t, err)
+		messages[i] = &sarama.ProducerMessage{Topic: "events", Partition: 0, Key: sarama.StringEncoder(strconv.FormatUint(e.ID, 10)), Value: sarama.ByteEncoder(doc)}
+	}
+	require.NoError(w.t, w.producer.SendMessages(messages))
+	return messages[0].Offset
+}
+
+// put appends the events, whose offsets begin with first, to a lane as one batch.
+func (w *world) put(lane int, events []event, first int64, dropped ...int) {
+	w.t.Helper()
+	v := w.view(events, first)
+	if len(dropped) > 0 {
+		v.Selection = make([]byte, (v.Rows+7)/8)
+		for row := range v.Rows {
+			v.Selection[row/8] |= 1 << (row % 8)
+		}
+		for _, row := range dropped {
+			v.Selection[row/8] &^= 1 << (row % 8)
+		}
+		v.Selected = v.Rows - len(dropped)
+	}
+	_, err := w.writer.Append(w.t.Context(), lane, strconv.FormatInt(v.LastOffset+1, 10), v.Append(nil))
+	require.NoError(w.t, err)
+}
+
+// view is the events as a batch.
+func (w *world) view(events []event, first int64) *batch.View {
 	w.t.Helper()
 	var b batch.Builder
 	schema := w.record.GetSchemas()[0].GetColumns()
@@ -134,25 +183,14 @@ func (w *world) send(lane int, events []event, dropped ...int) {
 	require.NoError(w.t, err)
 	reader := jsonread.NewReader(plan, jsonread.Limits{})
 	values := make([]jsonread.Value, len(paths))
-	messages := make([]*sarama.ProducerMessage, len(events))
-	docs := make([][]byte, len(events))
 	for i, e := range events {
-		docs[i], err = json.Marshal(e)
+		doc, err := json.Marshal(e)
 		require.NoError(w.t, err)
-		messages[i] = &sarama.ProducerMessage{Topic: "events", Partition: 0, Key: sarama.StringEncoder(strconv.FormatUint(e.ID, 10)), Value: sarama.ByteEncoder(docs[i])}
-	}
-	if !w.logOnly {
-		require.NoError(w.t, w.producer.SendMessages(messages))
-	}
-	for i, doc := range docs {
 		require.NoError(w.t, reader.Read(doc, values))
 		for c := range columns {
 			require.NoError(w.t, columns[c].AppendJSON(values[c]))
 		}
-		if w.logOnly {
-			messages[i].Offset = int64(i)
-		}
-		b.Add(batch.Row{Offset: messages[i].Offset}, batch.Fields{})
+		b.Add(batch.Row{Offset: first + int64(i)}, batch.Fields{})
 	}
 	var v batch.View
 	v.SchemaRevision, v.Topic, v.ArrivalMS = 1, []byte("events"), time.Now().UnixMilli()
@@ -162,18 +200,7 @@ func (w *world) send(lane int, events []event, dropped ...int) {
 		}
 		return dst
 	})
-	if len(dropped) > 0 {
-		v.Selection = make([]byte, (v.Rows+7)/8)
-		for row := range v.Rows {
-			v.Selection[row/8] |= 1 << (row % 8)
-		}
-		for _, row := range dropped {
-			v.Selection[row/8] &^= 1 << (row % 8)
-		}
-		v.Selected = v.Rows - len(dropped)
-	}
-	_, err = w.writer.Append(w.t.Context(), lane, strconv.FormatInt(v.LastOffset+1, 10), v.Append(nil))
-	require.NoError(w.t, err)
+	return &v
 }
 
 // rowsOf makes events with ids from first on; each third has n.
@@ -234,9 +261,19 @@ func (w *world) start(o *owner, instance string, index int, js jetstream.JetStre
 
 func start(t *testing.T, l *lane) (stop func(error) error) {
 	t.Helper()
+	return startThen(t, l, func() {})
+}
+
+// startThen is start, and calls then when the lane has ended.
+func startThen(t *testing.T, l *lane, then func()) (stop func(error) error) {
+	t.Helper()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- l.run(ctx) }()
+	go func() {
+		err := l.run(ctx)
+		then()
+		done <- err
+	}()
 	var once sync.Once
 	var result error
 	stop = func(cause error) error {

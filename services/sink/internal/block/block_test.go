@@ -40,6 +40,9 @@ func TestTokens(t *testing.T) {
 	n := Name{Pipeline: "p", UID: "u1", Table: "db.t", Lane: 3, First: 7, Last: 9}
 	require.Equal(t, "sluice/p.u1/db.t/3/7-9", n.Token())
 	require.Equal(t, "sluice-p-u1-3-7-9", n.QueryID())
+	n.Epoch = 2
+	require.Equal(t, "sluice/p.u1/db.t/3/e2/7-9", n.Token())
+	require.Equal(t, "sluice-p-u1-3-e2-7-9", n.QueryID())
 	g := Group{Rows: 5}
 	require.Equal(t, "T", g.Token("T", Range{0, 5}))
 	a, b := Range{0, 5}.Halves()

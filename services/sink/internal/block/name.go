@@ -11,19 +11,29 @@ type Name struct {
 	UID      string // a pipeline made anew with the same id must not meet the tokens of the old one
 	Table    string
 	Lane     int
-	First    uint64
-	Last     uint64
+	// Epoch is how often the log's sequences have begun anew: the same range names other rows in each.
+	Epoch uint32
+	First uint64
+	Last  uint64
 }
 
 // Token is the deduplication token of the block as a whole.
 func (n Name) Token() string {
-	return fmt.Sprintf("sluice/%s.%s/%s/%d/%d-%d", n.Pipeline, n.UID, n.Table, n.Lane, n.First, n.Last)
+	return fmt.Sprintf("sluice/%s.%s/%s/%d/%s%d-%d", n.Pipeline, n.UID, n.Table, n.Lane, n.epoch("e%d/"), n.First, n.Last)
 }
 
 // QueryID is under which all parts of the block are inserted, one at a time, so that a successor can end whatever
 // its predecessor still has running.
 func (n Name) QueryID() string {
-	return fmt.Sprintf("sluice-%s-%s-%d-%d-%d", n.Pipeline, n.UID, n.Lane, n.First, n.Last)
+	return fmt.Sprintf("sluice-%s-%s-%d-%s%d-%d", n.Pipeline, n.UID, n.Lane, n.epoch("e%d-"), n.First, n.Last)
+}
+
+// epoch is nothing in the first one, so that names are as they were before there were epochs.
+func (n Name) epoch(format string) string {
+	if n.Epoch == 0 {
+		return ""
+	}
+	return fmt.Sprintf(format, n.Epoch)
 }
 
 // Range is a part of a group's rows: [From, To).

@@ -1,0 +1,86 @@
+package sink
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/ledger"
+)
+
+// deliver brings one block to where it belongs: its rows into the table, what the table refuses into
+// the dead-letter log.
+func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
+	began, refused, token := time.Now(), uint64(0), ""
+	working, spans := l.beginSpans(working, b)
+	defer func() { spans.end(b.rows.count, refused, b.plan.Bytes, time.Now(), err) }()
+	if b.rows.count > 0 {
+		stored, epoch := l.pos.stored.GetPending(), l.epoch
+		// What is stored may still be the block before: its advance comes with this one's guard.
+		repeated := b.recovered || stored.GetFirstSequence() == b.plan.First && stored.GetEpoch() == epoch // sequences begin with 1
+		if b.recovered {
+			epoch = stored.GetEpoch()
+		}
+		records := b.taken.since(l.taken)
+		s := sending{
+			lane: l, ctx: ctx, working: working, spans: spans, name: l.name(epoch, b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
+			pending: &eventv1.PendingBlock{
+				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
+				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
+				Epoch: epoch, Taken: records.taken, Positions: records.positions,
+			},
+		}
+		l.letters.locator.origin = l.origin()
+		if b.recovered {
+			l.letters.locator.origin.upTo = &b.taken
+		}
+		if l.ledger != nil {
+			s.settled = ledger.New(l.ledger.Hash())
+		}
+		if repeated {
+			s.pending, s.repeated = proto.CloneOf(stored), true
+			if err := s.resume(); err != nil {
+				return err
+			}
+		}
+		// Durable step 1: the range, and with it the advance over the block before: sending.guard. A crash after this
+		// sends exactly this range again.
+		// Durable step 2: the rows. A crash after this inserts them again under the same tokens.
+		// Durable step 3, if the table refuses rows: how the block is taken apart, before it is: sending.decide. A crash
+		// after this takes it apart the same way.
+		// Durable step 4, if so: the dead letters. A crash after this finds them in their log.
+		for _, g := range s.groups {
+			if err := s.group(g); err != nil {
+				return err
+			}
+		}
+		if err := s.enter(); err != nil {
+			return err
+		}
+		if s.refused > 0 {
+			l.letters.close()
+		}
+		l.tally.Records += uint64(b.rows.count)
+		l.tally.Rows += uint64(b.rows.count) - s.refused
+		l.tally.DeadLetters += s.refused
+		refused, token = s.refused, s.name.Token()
+		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())
+	}
+	l.receipt(working, b, refused, began, time.Now(), token)
+	// Durable step 5 follows with the next block or by itself: the advance.
+	l.taken, l.moved = b.taken, true
+	if b.again > 0 {
+		healed := &eventv1.Healing{}
+		proto.Merge(healed, l.healed)
+		healed.Rows += b.again
+		l.healed = healed
+	}
+	if !b.recovered {
+		l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
+		l.mark()
+	}
+	l.report(b.behind)
+	return nil
+}

@@ -1,0 +1,163 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
+	"sluice/libs/fencedlog"
+)
+
+// snapshot is how far a lane has come with the records that its rows were made of, as its position keeps it. Its maps
+// are never changed.
+type snapshot struct {
+	taken     map[string]*eventv1.Taken // see batch.Taken
+	positions map[string]string         // by writer of a join's log, whose messages come again as they were
+}
+
+// since is the part of s that is not in earlier.
+func (s snapshot) since(earlier snapshot) snapshot {
+	out := snapshot{map[string]*eventv1.Taken{}, map[string]string{}}
+	for at, t := range s.taken {
+		if !proto.Equal(t, earlier.taken[at]) {
+			out.taken[at] = t
+		}
+	}
+	for writer, position := range s.positions {
+		if position != earlier.positions[writer] {
+			out.positions[writer] = position
+		}
+	}
+	return out
+}
+
+// with is s brought up to date by what since returned.
+func (s snapshot) with(later snapshot) snapshot {
+	out := snapshot{maps.Clone(s.taken), maps.Clone(s.positions)}
+	if out.taken == nil {
+		out.taken = map[string]*eventv1.Taken{}
+	}
+	if out.positions == nil {
+		out.positions = map[string]string{}
+	}
+	maps.Copy(out.taken, later.taken)
+	maps.Copy(out.positions, later.positions)
+	return out
+}
+
+// progress tells messages and rows that a lane has taken from those that it has not. Only after a log has lost its tail and was
+// filled again do any come a second time.
+type progress struct {
+	joined    bool // the log is a join's
+	taken     *batch.Taken
+	positions map[string]string
+}
+
+func (s snapshot) progress(log fencedlog.Log) (*progress, error) {
+	taken, err := batch.TakenOf(s.taken)
+	if err != nil {
+		return nil, fmt.Errorf("the lane's position: %w", err)
+	}
+	p := &progress{joined: log.Stage == fencedlog.Join, taken: taken, positions: maps.Clone(s.positions)}
+	if p.positions == nil {
+		p.positions = map[string]string{}
+	}
+	return p, nil
+}
+
+func (p *progress) snapshot() snapshot {
+	return snapshot{p.taken.Proto(), maps.Clone(p.positions)}
+}
+
+// before tells how many rows at the front of a message were taken.
+func (p *progress) before(msg *fencedlog.Message, v *batch.View) (int, error) {
+	if !p.joined {
+		return p.taken.Before(msg.Writer, v), nil
+	}
+	again, err := reaches(p.positions[msg.Writer], msg.Position)
+	if err != nil || !again {
+		return 0, err
+	}
+	return v.Rows, nil
+}
+
+// admit takes all rows of a message.
+func (p *progress) admit(msg *fencedlog.Message, v *batch.View) error {
+	if !p.joined {
+		p.taken.Admit(msg.Writer, v)
+		return nil
+	}
+	again, err := reaches(p.positions[msg.Writer], msg.Position)
+	if err == nil && !again {
+		p.positions[msg.Writer] = msg.Position
+	}
+	return err
+}
+
+// reached tells whether all that s has was taken.
+func (p *progress) reached(s snapshot) (bool, error) {
+	have := p.taken.Proto()
+	for at, t := range s.taken {
+		if got := have[at]; got == nil || got.GetNextOffset() < t.GetNextOffset() && got.GetRewinds() == t.GetRewinds() && string(got.GetTopicId()) == string(t.GetTopicId()) {
+			return false, nil
+		}
+	}
+	for writer, position := range s.positions {
+		if ok, err := reaches(p.positions[writer], position); err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// reaches tells whether position lies at or before last in the order of a folded log: see package fold. "" is before all.
+func reaches(last, position string) (bool, error) {
+	p, err := parsePosition(position)
+	if err != nil {
+		return false, err
+	}
+	if last == "" {
+		return false, nil
+	}
+	l, err := parsePosition(last)
+	if err != nil {
+		return false, err
+	}
+	for i := range l {
+		if l[i] != p[i] {
+			return l[i] > p[i], nil
+		}
+	}
+	return true, nil
+}
+
+// parsePosition reads [<epoch>:]<step>[/<part>]; without a part it is the end of the step.
+func parsePosition(text string) (p [3]uint64, err error) {
+	fail := func(err error) ([3]uint64, error) {
+		return p, fmt.Errorf("position %q of a message in the log: %w", text, err)
+	}
+	rest := text
+	if epoch, after, ok := strings.Cut(rest, ":"); ok {
+		if p[0], err = strconv.ParseUint(epoch, 10, 64); err != nil {
+			return fail(errors.Unwrap(err))
+		}
+		rest = after
+	}
+	step, part, ok := strings.Cut(rest, "/")
+	if p[1], err = strconv.ParseUint(step, 10, 64); err != nil {
+		return fail(errors.Unwrap(err))
+	}
+	p[2] = ^uint64(0)
+	if ok {
+		if p[2], err = strconv.ParseUint(part, 10, 64); err != nil {
+			return fail(errors.Unwrap(err))
+		}
+	}
+	return p, nil
+}
