@@ -62,6 +62,17 @@ func (t *Taken) Admit(writer string, v *View) (before int) {
 	return n
 }
 
+// End returns a batch of only the last row, with where that is and nothing else: to Admit it takes all rows of v.
+func (v *View) End() View {
+	if v.Rows == 0 || len(v.Offsets) == 0 {
+		return View{}
+	}
+	return View{
+		Source: v.Source, TopicID: v.TopicID, Partition: v.Partition, Rewinds: v.Rewinds, RewoundTo: v.RewoundTo,
+		Rows: 1, Selected: 1, FirstOffset: v.Offset(v.Rows - 1), Offsets: make([]byte, OffsetBytes),
+	}
+}
+
 // Before is Admit without taking anything.
 func (t *Taken) Before(writer string, v *View) int {
 	if v.Rows == 0 || len(v.Offsets) == 0 { // what a join puts out has no offsets: its rows are not told apart
@@ -103,6 +114,52 @@ func pad(id []byte) []byte {
 	var padded [16]byte
 	copy(padded[:], id)
 	return padded[:]
+}
+
+// Merge takes whatever o has taken, too. rename says by which writer that came, and whether it is to be merged at all.
+func (t *Taken) Merge(o *Taken, rename func(writer, source string, partition int32) (string, bool)) {
+	for key, list := range o.partitions {
+		writer, ok := rename(key.writer, key.source, key.partition)
+		if !ok {
+			continue
+		}
+		key.writer = writer
+		for _, in := range list {
+			mine := t.partitions[key]
+			i := slices.IndexFunc(mine, func(m incarnation) bool { return m.topicID == in.topicID && m.rewinds == in.rewinds })
+			if i < 0 {
+				mine = append(mine, in)
+				if len(mine) > incarnations {
+					mine = slices.Delete(mine, 0, 1)
+				}
+				t.partitions[key] = mine
+				continue
+			}
+			mine[i].next = max(mine[i].next, in.next)
+		}
+	}
+}
+
+// Ahead is where one Taken knows of more rows than another.
+type Ahead struct {
+	Writer, Source string
+	Partition      int32
+	TopicID        [16]byte
+	Rewinds        uint32
+	Next           int64
+}
+
+// Ahead returns where t has taken rows that o has not.
+func (t *Taken) Ahead(o *Taken) (out []Ahead) {
+	for key, list := range t.partitions {
+		for _, in := range list {
+			i := slices.IndexFunc(o.partitions[key], func(m incarnation) bool { return m.topicID == in.topicID && m.rewinds == in.rewinds })
+			if i < 0 && in.next > 0 || i >= 0 && o.partitions[key][i].next < in.next {
+				out = append(out, Ahead{key.writer, key.source, key.partition, in.topicID, in.rewinds, in.next})
+			}
+		}
+	}
+	return out
 }
 
 // Clone returns a copy.
@@ -178,6 +235,24 @@ func (v *View) DropFirst(n int, scratch []byte) (dropped int, _ []byte) {
 		mask := byte(0xff)
 		if rest := n - i*8; rest < 8 {
 			mask = 1<<rest - 1
+		}
+		dropped += bits.OnesCount8(v.Selection[i] & mask)
+		v.Selection[i] &^= mask
+	}
+	v.Selected -= dropped
+	return dropped, scratch
+}
+
+// DropFrom is DropFirst for the rows from n on.
+func (v *View) DropFrom(n int, scratch []byte) (dropped int, _ []byte) {
+	if n >= v.Rows {
+		return 0, scratch
+	}
+	scratch = v.OwnSelection(scratch)
+	for i := n / 8; i < len(v.Selection); i++ {
+		mask := byte(0xff)
+		if i == n/8 {
+			mask <<= n % 8
 		}
 		dropped += bits.OnesCount8(v.Selection[i] & mask)
 		v.Selection[i] &^= mask

@@ -136,6 +136,17 @@ func TestDropFirst(t *testing.T) {
 		for i := range rows {
 			require.Equal(t, keep[i] && i >= n, v.Selects(i))
 		}
+		to := n + r.IntN(rows+1-n)
+		dropped, _ = v.DropFrom(to, nil)
+		left := 0
+		for i := range rows {
+			require.Equal(t, keep[i] && i >= n && i < to, v.Selects(i))
+			if v.Selects(i) {
+				left++
+			}
+		}
+		require.Equal(t, left, v.Selected)
+		require.Equal(t, selected-want-left, dropped)
 		require.Equal(t, original, append([]byte(nil), message...), "the message is not touched")
 	}
 }
@@ -152,4 +163,25 @@ func BenchmarkTakenAdmit(b *testing.B) {
 		taken.Admit("w", v)
 		v.FirstOffset += 1000
 	}
+}
+
+func TestTakenMergeAndAhead(t *testing.T) {
+	ours, theirs := NewTaken(), NewTaken()
+	ours.Admit("0", rowsOf(0, 0, 0, 5))
+	ours.Admit("1", rowsOf(1, 0, 0, 5))
+	theirs.Admit("lane", rowsOf(0, 0, 0, 9))
+	theirs.Admit("lane", rowsOf(1, 0, 0, 3))
+	theirs.Admit("lane", rowsOf(2, 0, 0, 3))
+	theirs.Admit("other", rowsOf(3, 0, 0, 3))
+	both := ours.Clone()
+	both.Merge(theirs, func(writer, _ string, partition int32) (string, bool) {
+		return string(rune('0' + partition)), writer == "lane"
+	})
+	ahead := both.Ahead(ours)
+	require.Len(t, ahead, 2)
+	for _, a := range ahead {
+		require.Equal(t, map[int32]int64{0: 10, 2: 4}[a.Partition], a.Next)
+	}
+	require.Empty(t, ours.Ahead(both))
+	require.Equal(t, 1, both.Before("1", rowsOf(1, 0, 0, 5)))
 }

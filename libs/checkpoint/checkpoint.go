@@ -61,6 +61,8 @@ type Config struct {
 	// it can be dropped soon after the first of them has expired: a sixteenth of the window, say. It
 	// bounds the number of small segments. 0 means that only size seals.
 	SealAfter map[string]time.Duration
+	// Keep keeps the checkpoints that a newer one has replaced until Release.
+	Keep bool
 }
 
 // Chunk is a run of state entries as the stage encodes them.
@@ -82,10 +84,12 @@ type Lane struct {
 	session string
 
 	revision uint64            // of the manifest that we know to be ours
-	manifest *eventv1.Manifest // the last one that we wrote; owned by the lane
+	manifest *eventv1.Manifest // the last one that we wrote, or that we went back to; owned by the lane
+	earlier  []earlier         // oldest first; their segments are kept, too
+	forget   bool              // the next save keeps none
 	tails    map[string]tail   // by part; parts without one are missing
 	next     uint64            // number of the next segment; never goes back, also when a save fails
-	// known are the segment keys that may be in the bucket, listed by the manifest or not.
+	// known are the keys of segments and earlier manifests that may be in the bucket, listed by the manifest or not.
 	known map[string]bool
 }
 
@@ -115,6 +119,9 @@ func open(ctx context.Context, cfg Config, b bucket) (*Lane, *eventv1.Manifest, 
 		prefix: cfg.Stage + "." + strconv.Itoa(cfg.Lane) + ".",
 	}
 	if err := l.claim(ctx); err != nil {
+		return nil, nil, err
+	}
+	if err := l.loadEarlier(ctx); err != nil {
 		return nil, nil, err
 	}
 	if err := l.collect(ctx); err != nil {
@@ -183,18 +190,20 @@ func (l *Lane) load(ctx context.Context) (*eventv1.Manifest, uint64, error) {
 // claimed once more after the segments were listed: if that goes through, nobody has claimed the
 // lane in between, and all that was listed is of owners who can no longer save.
 func (l *Lane) collect(ctx context.Context) error {
-	keys, err := l.bucket.list(ctx, l.segmentPrefix())
-	if err != nil {
-		return fmt.Errorf("list the segments of %s: %w", l.manifestKey(), err)
-	}
 	listed := l.listed()
 	orphans := 0
-	for _, key := range keys {
-		l.known[key] = true
-		if !listed[key] {
-			orphans++
-			if n, err := strconv.ParseUint(key[len(l.segmentPrefix()):], 10, 64); err == nil {
-				l.next = max(l.next, n+1)
+	for _, prefix := range []string{l.segmentPrefix(), l.earlierPrefix()} {
+		keys, err := l.bucket.list(ctx, prefix)
+		if err != nil {
+			return fmt.Errorf("list the segments of %s: %w", l.manifestKey(), err)
+		}
+		for _, key := range keys {
+			l.known[key] = true
+			if !listed[key] {
+				orphans++
+				if n, err := strconv.ParseUint(key[len(prefix):], 10, 64); err == nil {
+					l.next = max(l.next, n+1)
+				}
 			}
 		}
 	}
@@ -212,6 +221,12 @@ func (l *Lane) listed() map[string]bool {
 	keys := make(map[string]bool, len(l.manifest.Segments))
 	for _, s := range l.manifest.Segments {
 		keys[s.Key] = true
+	}
+	for _, e := range l.earlier {
+		keys[e.entry.GetKey()] = true
+		for _, s := range e.manifest.GetSegments() {
+			keys[s.Key] = true
+		}
 	}
 	return keys
 }
@@ -231,23 +246,45 @@ func (l *Lane) removeUnlisted(ctx context.Context) {
 	}
 }
 
-// Lowest returns the lowest sequence that the checkpoints of all lanes of a stage cover: what lies
-// before it in the upstream log is needed by none of them. It is 0 as long as a lane has no checkpoint.
-func Lowest(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) (uint64, error) {
+// Covered is what a checkpoint covers last, and the lowest sequence that any checkpoint of its lane that is kept covers.
+type Covered struct {
+	Sequence uint64
+	Time     time.Time
+	Lowest   uint64
+}
+
+// AllCovered returns what the checkpoints of all lanes of a stage cover. What lies before the lowest is needed by none of them; it is 0
+// as long as a lane has no checkpoint.
+func AllCovered(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) ([]Covered, error) {
 	b, err := openBucket(ctx, js, Bucket(pipeline))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var lowest uint64
+	all := make([]Covered, lanes)
 	for lane := range lanes {
 		l := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
 		m, _, err := l.load(ctx)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		if lane == 0 || m.CoveredSequence < lowest {
-			lowest = m.CoveredSequence
+		c := Covered{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), m.GetCoveredSequence()}
+		for _, e := range m.GetEarlier() {
+			c.Lowest = min(c.Lowest, e.GetCoveredSequence())
 		}
+		all[lane] = c
+	}
+	return all, nil
+}
+
+// Lowest returns the lowest sequence that the checkpoints of all lanes of a stage cover, those that are kept as well: see AllCovered.
+func Lowest(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) (uint64, error) {
+	all, err := AllCovered(ctx, js, pipeline, stage, lanes)
+	if err != nil || len(all) == 0 {
+		return 0, err
+	}
+	lowest := all[0].Lowest
+	for _, c := range all[1:] {
+		lowest = min(lowest, c.Lowest)
 	}
 	return lowest, nil
 }

@@ -19,7 +19,7 @@ import (
 // writers is how many segments are written at a time.
 const writers = 4
 
-// Save makes a checkpoint: m says what it covers (its Segments, NextSegment, Session and Format are
+// Save makes a checkpoint: m says what it covers (its Segments, NextSegment, Earlier, Session and Format are
 // the lane's own business), chunks are the entries made since the last one. All outputs that the
 // checkpoint covers must be acknowledged before.
 //
@@ -34,14 +34,18 @@ func (l *Lane) Save(ctx context.Context, m *eventv1.Manifest, chunks []Chunk) er
 	if err := l.write(ctx, p.writes); err != nil {
 		return err
 	}
+	kept, err := l.retire(ctx, m)
+	if err != nil {
+		return err
+	}
 	next := proto.CloneOf(m)
-	next.Format, next.Session = Format, l.session
+	next.Format, next.Session, next.Earlier = Format, l.session, entries(kept)
 	next.Segments, next.NextSegment = p.segments, l.next
 	// A crash after this leaves segments that the manifest no longer lists: orphans, too.
 	if err := l.commit(ctx, next); err != nil {
 		return err
 	}
-	l.tails = p.tails
+	l.tails, l.earlier, l.forget = p.tails, kept, false
 	l.removeUnlisted(ctx)
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -144,29 +145,34 @@ var ErrTailLost = errors.New("the log lost its tail")
 // the message there, if it was not purged, is the one stored at the given server time. Sequences
 // are used again after a tail loss, so the number alone proves nothing.
 func Verify(ctx context.Context, js jetstream.JetStream, l Log, sequence uint64, at time.Time) error {
-	if sequence == 0 {
+	return VerifyAll(ctx, js, l, []Mark{{sequence, at}})
+}
+
+// VerifyAll is Verify for several messages.
+func VerifyAll(ctx context.Context, js jetstream.JetStream, l Log, marks []Mark) error {
+	marks = slices.DeleteFunc(slices.Clone(marks), func(m Mark) bool { return m.Sequence == 0 })
+	if len(marks) == 0 {
 		return nil
 	}
 	stream, err := js.Stream(ctx, l.Stream())
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", l.Stream(), err)
 	}
-	info, err := stream.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("verify %s: %w", l.Stream(), err)
-	}
-	if info.State.LastSeq < sequence {
-		return fmt.Errorf("%w: %s ends at sequence %d, covered is %d", ErrTailLost, l.Stream(), info.State.LastSeq, sequence)
-	}
-	msg, err := stream.GetMsg(ctx, sequence)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("verify %s: read sequence %d: %w", l.Stream(), sequence, err)
-	}
-	if !msg.Time.Equal(at) {
-		return fmt.Errorf("%w: sequence %d of %s was stored at %s, covered was the one of %s", ErrTailLost, sequence, l.Stream(), msg.Time.UTC(), at.UTC())
+	last := stream.CachedInfo().State.LastSeq // as of now: Stream asks for it
+	for _, m := range marks {
+		if last < m.Sequence {
+			return fmt.Errorf("%w: %s ends at sequence %d, covered is %d", ErrTailLost, l.Stream(), last, m.Sequence)
+		}
+		msg, err := stream.GetMsg(ctx, m.Sequence)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("verify %s: read sequence %d: %w", l.Stream(), m.Sequence, err)
+		}
+		if !msg.Time.Equal(m.Time) {
+			return fmt.Errorf("%w: sequence %d of %s was stored at %s, covered was the one of %s", ErrTailLost, m.Sequence, l.Stream(), msg.Time.UTC(), m.Time.UTC())
+		}
 	}
 	return nil
 }

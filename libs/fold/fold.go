@@ -183,6 +183,8 @@ type lane struct {
 	letters Letters           // publish; nil when there are none
 	refused position          // fixed by take: the last one in the dead-letter log
 	fold    *fold             // run
+	// appended is the sequence of the lane's last message in the output log; publish's once that runs.
+	appended uint64
 }
 
 // Run works until ctx ends, or until something fails that only a new start can mend. It closes the core. Four goroutines hand

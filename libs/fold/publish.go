@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 )
@@ -30,6 +31,7 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 			if err != nil {
 				return err
 			}
+			l.appended = sequence
 			if l.writer.Unsettled() < settleBytes {
 				continue
 			}
@@ -42,6 +44,7 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 		if o.save == nil {
 			continue
 		}
+		o.save.manifest.Output = &eventv1.Mark{Sequence: l.appended}
 		select {
 		case saves <- o.save:
 		case <-work.Done():
@@ -80,11 +83,36 @@ func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save
 			}
 			saved <- s // never blocks: one is on its way at most
 		case <-tick.C:
+			if err := l.release(work); err != nil {
+				return err
+			}
 			if err := l.purge(work); err != nil && work.Err() == nil {
 				l.Log.Warn("cannot purge", "log", l.Input.Stream(), "error", err)
 			}
 		}
 	}
+}
+
+// release lets earlier checkpoints go that the next stage has got beyond.
+func (l *lane) release(work context.Context) error {
+	ctx, cancel := context.WithTimeout(work, l.Interval)
+	defer cancel()
+	any := l.state.Release(func(m *eventv1.Manifest) bool {
+		has, err := l.nextHas(ctx, m)
+		if err != nil && work.Err() == nil {
+			l.Log.Debug("cannot look how far the next stage is", "stage", l.Next, "error", err)
+		}
+		return has && err == nil
+	})
+	if !any {
+		return nil
+	}
+	err := l.state.Save(ctx, l.state.Saved(), nil)
+	if err == nil || errors.Is(err, checkpoint.ErrConflict) {
+		return err
+	}
+	l.Log.Debug("earlier checkpoints not released", "error", err) // the next checkpoint does it
+	return nil
 }
 
 // save repeats a checkpoint until it is made, or another has the lane.
@@ -121,8 +149,20 @@ func (l *lane) purge(work context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(work, l.Interval)
 	defer cancel()
-	lowest, err := checkpoint.Lowest(ctx, l.JS, l.Pipeline, l.Stage, l.OfLanes)
-	if err != nil {
+	lanes, err := checkpoint.AllCovered(ctx, l.JS, l.Pipeline, l.Stage, l.OfLanes)
+	if err != nil || len(lanes) == 0 {
+		return err
+	}
+	marks, lowest := make([]fencedlog.Mark, 0, len(lanes)), lanes[0].Lowest
+	for _, c := range lanes {
+		marks = append(marks, fencedlog.Mark{Sequence: c.Sequence, Time: c.Time})
+		lowest = min(lowest, c.Lowest)
+	}
+	// A lane that has yet to notice that the log has lost its tail has numbers of before: what lies below them may be new to it.
+	if err := fencedlog.VerifyAll(ctx, l.JS, l.Input, marks); err != nil {
+		if errors.Is(err, fencedlog.ErrTailLost) {
+			return nil
+		}
 		return err
 	}
 	return fencedlog.Purge(ctx, l.JS, l.Input, lowest)

@@ -62,13 +62,17 @@ func (l *lane) readOn(ctx context.Context, after fencedlog.Mark, messages chan<-
 	}
 }
 
-// idleGap is how far the log must have run ahead of an idle lane before that moves on without
-// messages of its own.
-const idleGap = 64
+const (
+	// idleGap is how far the log must have run ahead of an idle lane before that moves on without
+	// messages of its own, at once.
+	idleGap = 64
+	// idleTime is when it moves on in any case: a log of few large messages may be full long before.
+	idleTime = 30 * time.Second
+)
 
 // end returns the log's end, if the lane has no message after covered: then it may move on to there.
 // Without that a lane without events would keep the whole log from being purged.
-func (l *lane) end(ctx context.Context, covered uint64) (fencedlog.Mark, error) {
+func (l *lane) end(ctx context.Context, covered fencedlog.Mark, due bool) (fencedlog.Mark, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.Interval)
 	defer cancel()
 	none := fencedlog.Mark{}
@@ -77,17 +81,15 @@ func (l *lane) end(ctx context.Context, covered uint64) (fencedlog.Mark, error) 
 		return none, fmt.Errorf("look at %s: %w", l.Input.Stream(), err)
 	}
 	// The order matters: the end first, then the lane's last message. What comes later is behind the end.
-	end := stream.CachedInfo().State.LastSeq
-	if end < covered+idleGap {
+	info := stream.CachedInfo()
+	end := info.State.LastSeq
+	filling := info.Config.MaxBytes > 0 && info.State.Bytes > uint64(info.Config.MaxBytes)/4
+	if end <= covered.Sequence || end < covered.Sequence+idleGap && !due && !filling {
 		return none, nil
 	}
-	last, err := stream.GetLastMsgForSubject(ctx, l.Input.LaneFilter(l.Lane))
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-	case err != nil:
-		return none, fmt.Errorf("look at lane %d of %s: %w", l.Lane, l.Input.Stream(), err)
-	case last.Sequence > covered:
-		return none, nil // not idle, only behind
+	last, err := fencedlog.LastOf(ctx, l.JS, l.Input, l.Lane)
+	if err != nil || last > covered.Sequence {
+		return none, err // not idle, only behind
 	}
 	msg, err := stream.GetMsg(ctx, end)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -95,6 +97,10 @@ func (l *lane) end(ctx context.Context, covered uint64) (fencedlog.Mark, error) 
 	}
 	if err != nil {
 		return none, fmt.Errorf("look at the end of %s: %w", l.Input.Stream(), err)
+	}
+	// And then that the log is still the one that was read: else messages of the lane may have got numbers that it believes to have read.
+	if err := fencedlog.Verify(ctx, l.JS, l.Input, covered.Sequence, covered.Time); err != nil {
+		return none, err
 	}
 	return fencedlog.Mark{Sequence: end, Time: msg.Time}, nil
 }

@@ -3,8 +3,11 @@ package fold
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -22,7 +25,12 @@ type fold struct {
 	epoch   uint32
 	// published is what was in the output log when the lane was taken.
 	published position
+	taken     *batch.Taken     // rows of all inputs up to covered
+	marks     []*eventv1.Mark  // oldest first
+	healed    *eventv1.Healing // what was done about lost tails; what and ms are fixed by take
+	rows      atomic.Uint64    // healed.rows, which status reads at any time
 	view      batch.View
+	selection []byte // scratch
 	trace     *tracing
 }
 
@@ -38,6 +46,17 @@ func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 	if err := v.Parse(m.Data); err != nil {
 		return fmt.Errorf("sequence %d: %w", m.Sequence, err)
 	}
+	// Rows that were taken before come again when a log that had lost its tail was filled again.
+	repeated, dropped := f.taken.Before(m.Writer, v), 0
+	if repeated > 0 {
+		dropped, f.selection = v.DropFirst(repeated, f.selection)
+		if repeated == v.Rows { // nothing else is in it: no step, no output
+			f.rows.Add(uint64(dropped))
+			f.covered = fencedlog.Mark{Sequence: m.Sequence, Time: m.Time}
+			return nil
+		}
+	}
+	end := v.End() // the core may change the view
 	before, published := f.tally, f.inLog(m.Sequence, whole)
 	if !published {
 		span := f.trace.begin(m, v)
@@ -55,14 +74,36 @@ func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 	if err := out.end(); err != nil {
 		return err
 	}
+	f.taken.Admit(m.Writer, &end)
+	f.rows.Add(uint64(dropped))
 	f.covered = fencedlog.Mark{Sequence: m.Sequence, Time: m.Time}
 	return nil
 }
 
 // manifest says what a checkpoint made now covers, but for the core's part of it.
 func (f *fold) manifest() *eventv1.Manifest {
-	return &eventv1.Manifest{
+	m := &eventv1.Manifest{
 		CoveredSequence: f.covered.Sequence, CoveredTimeNs: f.covered.Time.UnixNano(), Tally: f.tally.Proto(), Epoch: f.epoch,
+		Taken: f.taken.Proto(), Marks: f.marks, Healed: f.healing(),
+	}
+	f.marks = mark(f.marks, f.covered)
+	return m
+}
+
+// healing is what was done about lost tails, as it is now; nil when there was nothing.
+func (f *fold) healing() *eventv1.Healing {
+	rows := f.rows.Load()
+	if rows == 0 && f.healed.GetWhat() == "" {
+		return nil
+	}
+	return &eventv1.Healing{Rows: rows, What: f.healed.GetWhat(), Ms: f.healed.GetMs()}
+}
+
+// reportHealed shows what was done about lost tails, for good.
+func (f *fold) reportHealed(s *stagev1.UnitStatus) {
+	s.HealedRows = f.rows.Load()
+	if f.healed.GetWhat() != "" {
+		s.LastError, s.LastErrorTime = f.healed.GetWhat(), timestamppb.New(time.UnixMilli(f.healed.GetMs()))
 	}
 }
 
@@ -72,6 +113,7 @@ func (f *fold) report(u Unit, lag uint64) {
 	u.Report(func(s *stagev1.UnitStatus) {
 		s.Lag = lag
 		f.core.Report(s)
+		f.reportHealed(s)
 		if f.tally.Records >= s.GetTally().GetRecords() {
 			s.Position, s.Tally = f.covered.Sequence, f.tally.Proto()
 		}

@@ -2,9 +2,11 @@ package fold
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -17,18 +19,12 @@ import (
 // take makes the lane ours and brings its state back.
 func (l *lane) take(ctx context.Context) error {
 	state, m, err := checkpoint.Open(ctx, checkpoint.Config{
-		JS: l.JS, Pipeline: l.Pipeline, Stage: l.Stage, Lane: l.Lane, SealAfter: l.SealAfter,
+		JS: l.JS, Pipeline: l.Pipeline, Stage: l.Stage, Lane: l.Lane, SealAfter: l.SealAfter, Keep: true,
 	})
 	if err != nil {
 		return err
 	}
-	// Before anything is loaded: it may take a while, and a lane that cannot work tries often.
-	if err := fencedlog.Verify(ctx, l.JS, l.Input, m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs())); err != nil {
-		return err
-	}
-	if err := l.restore(ctx, state, m); err != nil {
-		return err
-	}
+	l.state = state
 	// From here on whoever had the lane before can append no more.
 	writer, past, err := fencedlog.Open(ctx, l.JS, l.Output, l.Options.writer(), fencedlog.Options{
 		Lanes: l.Outputs, Wait: l.waiting,
@@ -36,13 +32,21 @@ func (l *lane) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.writer = writer
 	published, err := l.publishedOf(past)
 	if err != nil {
 		return err
 	}
-	if published.step < m.GetCoveredSequence() {
-		return fmt.Errorf("%w: %s covers the input of lane %d up to sequence %d, the checkpoint up to %d",
-			fencedlog.ErrTailLost, l.Output.Stream(), l.Lane, published.step, m.GetCoveredSequence())
+	if !published.covers(covers(m)) {
+		if m, err = l.goBack(ctx, published, m); err != nil {
+			return err
+		}
+		published = later(published, covers(m))
+	}
+	// Before anything is loaded: it may take a while, and a lane that cannot work tries often.
+	lost := l.inputLost(ctx, m, published, past)
+	if lost != nil && !errors.Is(lost, fencedlog.ErrTailLost) {
+		return lost
 	}
 	if l.Letters != nil {
 		var last string
@@ -53,19 +57,37 @@ func (l *lane) take(ctx context.Context) error {
 			return fmt.Errorf("last dead letters of lane %d: %w", l.Lane, err)
 		}
 	}
-	l.state, l.writer = state, writer
+	l.appended = m.GetOutput().GetSequence()
+	if made, ok := newest(past); ok {
+		l.appended = max(l.appended, made.Sequence)
+	}
+	if err := l.restore(ctx, m); err != nil {
+		return err
+	}
 	l.fold = &fold{
 		core: l.core, published: published, epoch: m.GetEpoch(),
 		covered: fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())},
 		tally:   batch.TallyOf(m.GetTally()),
+		marks:   mark(m.GetMarks(), fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}),
+		healed:  proto.CloneOf(m.GetHealed()),
 		trace:   newTracing(&l.Options),
+	}
+	if l.fold.healed == nil {
+		l.fold.healed = &eventv1.Healing{}
+	}
+	l.fold.rows.Store(l.fold.healed.GetRows())
+	if l.fold.taken, err = batch.TakenOf(m.GetTaken()); err != nil {
+		return fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
+	}
+	if lost != nil {
+		return l.heal(ctx, m, past, lost)
 	}
 	return nil
 }
 
-func (l *lane) restore(ctx context.Context, state *checkpoint.Lane, m *eventv1.Manifest) error {
+func (l *lane) restore(ctx context.Context, m *eventv1.Manifest) error {
 	began := time.Now()
-	err := l.core.Restore(ctx, m, func(each func(*eventv1.Segment, []byte) error) error { return state.Restore(ctx, each) })
+	err := l.core.Restore(ctx, m, func(each func(*eventv1.Segment, []byte) error) error { return l.state.Restore(ctx, each) })
 	if err != nil {
 		return err
 	}
@@ -94,6 +116,9 @@ func (l *lane) publishedOf(past fencedlog.Recovered) (position, error) {
 func (l *lane) waiting(err error) {
 	if err == nil {
 		l.Unit.Running()
+		if l.fold != nil && l.fold.healed.GetWhat() != "" {
+			l.Unit.Report(l.fold.reportHealed)
+		}
 		return
 	}
 	l.Unit.Report(func(s *stagev1.UnitStatus) {

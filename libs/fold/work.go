@@ -47,12 +47,13 @@ type folding struct {
 	asked  []chan<- error // to be answered by the next checkpoint
 	bytes  int            // of input since the last checkpoint was begun
 	at     uint64         // covered by the last checkpoint begun
+	moved  time.Time      // when the lane last moved on without messages of its own
 	stuck  error          // why no more input is taken; nil when all is well
 }
 
 // foldAll folds the messages until ctx ends; then it makes a last checkpoint.
 func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Message, outputs chan<- output, saved <-chan *save) error {
-	f := &folding{lane: l, out: newEmitter(work, l.Outputs, outputs), saved: saved, at: l.fold.covered.Sequence}
+	f := &folding{lane: l, out: newEmitter(work, l.Outputs, outputs), saved: saved, at: l.fold.covered.Sequence, moved: time.Now()}
 	tick := time.NewTicker(l.Interval)
 	defer tick.Stop()
 	var reported time.Time
@@ -193,12 +194,12 @@ func (f *folding) last(work context.Context) error {
 
 // moveOn lets an idle lane cover what the log holds for others.
 func (f *folding) moveOn(work context.Context) {
-	end, err := f.end(work, f.fold.covered.Sequence)
+	end, err := f.end(work, f.fold.covered, time.Since(f.moved) >= idleTime)
 	switch {
 	case err != nil:
 		f.Log.Debug("idle lane cannot look at the log", "error", err)
 	case end.Sequence > f.fold.covered.Sequence:
-		f.fold.covered = end
+		f.fold.covered, f.moved = end, time.Now()
 		f.fold.report(f.Unit, 0)
 	}
 }

@@ -61,20 +61,25 @@ func newLane(cfg Config, log *slog.Logger, id laneID, record *controlv1.Pipeline
 
 // Report changes the lane's status. Who the lane is and who owns it stay as they are. It is published
 // four times a second at most, so Report may be called for every batch. A report that moves the
-// position or the tally says that the lane works: it becomes RUNNING unless change says otherwise.
+// position or the tally says that the lane works: it becomes RUNNING unless change says otherwise. While it is RUNNING the last
+// error is empty unless change sets it, each time.
 func (l *Lane) Report(change func(*stagev1.UnitStatus)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.status
 	who := &stagev1.UnitStatus{Pipeline: s.Pipeline, PipelineUid: s.PipelineUid, Stage: s.Stage, Unit: s.Unit, Owner: s.Owner}
 	condition, position, tally := s.Condition, s.Position, proto.CloneOf(s.Tally)
+	if condition == stagev1.UnitStatus_RUNNING {
+		s.LastError, s.LastErrorTime = "", nil
+	}
+	lastError := s.LastError
 	change(s)
 	s.Pipeline, s.PipelineUid, s.Stage, s.Unit, s.Owner = who.Pipeline, who.PipelineUid, who.Stage, who.Unit, who.Owner
 	if s.Condition == condition && (s.Position != position || !proto.Equal(s.Tally, tally)) {
 		s.Condition = stagev1.UnitStatus_RUNNING
 	}
-	if s.Condition == stagev1.UnitStatus_RUNNING {
-		s.LastError, s.LastErrorTime = "", nil
+	if s.Condition == stagev1.UnitStatus_RUNNING && s.LastError == lastError {
+		s.LastError, s.LastErrorTime = "", nil // of what it waited for
 	}
 	l.dirty = true
 }

@@ -52,8 +52,9 @@ func newCore(record *controlv1.PipelineRecord, lane int, log *slog.Logger) (*cor
 }
 
 var (
-	_ fold.Core    = (*core)(nil)
-	_ fold.Adopter = (*core)(nil)
+	_ fold.Core       = (*core)(nil)
+	_ fold.Adopter    = (*core)(nil)
+	_ fold.Rememberer = (*core)(nil)
 )
 
 // outputs are the lanes that the core appends to.
@@ -83,17 +84,9 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 			return err
 		}
 	}
-	taken, duplicates := v.Selected, 0
-	if b.set != nil && v.Rows > 0 && len(v.Keys) > 0 {
-		c.selection = v.OwnSelection(c.selection)
-		n, err := b.set.Admit(window.Batch{
-			Writer: in.Writer, ArrivalMS: v.ArrivalMS, Rows: v.Rows,
-			Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,
-		})
-		if err != nil {
-			return err
-		}
-		duplicates = n
+	taken, duplicates, err := c.admit(b, in)
+	if err != nil {
+		return err
 	}
 	in.Tally.Records += uint64(taken)
 	in.Tally.Duplicates += uint64(duplicates)
@@ -104,6 +97,34 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 		return c.apart.emit(v, c.lanes, out)
 	}
 	return out.Append(c.lane, func(dst []byte) []byte { return appendOutput(v, dst) })
+}
+
+// Remember takes the keys of rows that are out already. Which of two rows of a key has passed is not asked: one of them has.
+func (c *core) Remember(in fold.Input) error {
+	v := in.View
+	b := c.branches[string(v.Source)]
+	if b == nil {
+		return fmt.Errorf("a batch of source %q, which the pipeline does not have (yet)", v.Source)
+	}
+	taken, duplicates, err := c.admit(b, in)
+	in.Tally.Records += uint64(taken)
+	in.Tally.Duplicates += uint64(duplicates)
+	in.Tally.Rows += uint64(taken - duplicates)
+	return err
+}
+
+// admit clears the selection bit of each duplicate and counts.
+func (c *core) admit(b *branch, in fold.Input) (taken, duplicates int, err error) {
+	v := in.View
+	if b.set == nil || v.Rows == 0 || len(v.Keys) == 0 {
+		return v.Selected, 0, nil
+	}
+	c.selection = v.OwnSelection(c.selection)
+	duplicates, err = b.set.Admit(window.Batch{
+		Writer: in.Writer, ArrivalMS: v.ArrivalMS, Rows: v.Rows,
+		Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,
+	})
+	return v.Selected, duplicates, err
 }
 
 // Adopt changes over to the windows that are asked for now.

@@ -1,0 +1,58 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+)
+
+// Sink is the stage whose lanes keep a SinkPosition instead of a manifest.
+const Sink = "sink"
+
+// PositionKey is the key of the position of a lane of the sink.
+func PositionKey(lane int) string { return Sink + "." + strconv.Itoa(lane) + ".position" }
+
+// Reached is how far a lane of a stage has come in its upstream log.
+type Reached struct {
+	Sequence uint64 // 0: nowhere yet
+	Time     time.Time
+	Taken    map[string]*eventv1.Taken
+}
+
+// ReachedBy tells how far a lane of any stage has come, as its last checkpoint says.
+func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lane int) (Reached, error) {
+	b, err := openBucket(ctx, js, Bucket(pipeline))
+	if err != nil {
+		return Reached{}, err
+	}
+	key := PositionKey(lane)
+	if stage != Sink {
+		key = (&Lane{prefix: stage + "." + strconv.Itoa(lane) + "."}).manifestKey()
+	}
+	value, _, err := b.get(ctx, key)
+	if errors.Is(err, errNoKey) {
+		return Reached{}, nil
+	}
+	if err != nil {
+		return Reached{}, fmt.Errorf("read %s: %w", key, err)
+	}
+	if stage == Sink {
+		p := &eventv1.SinkPosition{}
+		if err := proto.Unmarshal(value, p); err != nil {
+			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
+		}
+		return Reached{p.GetCoveredSequence(), time.Unix(0, p.GetCoveredTimeNs()), p.GetTaken()}, nil
+	}
+	m := &eventv1.Manifest{}
+	if err := proto.Unmarshal(value, m); err != nil {
+		return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
+	}
+	return Reached{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), m.GetTaken()}, nil
+}
