@@ -55,7 +55,7 @@ Exit codes: sluice help exit-codes`,
 	root.AddGroup(&cobra.Group{ID: "pipelines", Title: "Pipelines:"}, &cobra.Group{ID: "run", Title: "Run Sluice here:"})
 	for _, cmd := range []*cobra.Command{
 		applyCommand(c), getCommand(c), listCommand(c), deleteCommand(c), pauseCommand(c), resumeCommand(c),
-		statusCommand(c), waitCommand(c), verifyCommand(c), dlqCommand(c),
+		statusCommand(c), waitCommand(c), verifyCommand(c), traceCommand(c), dlqCommand(c),
 	} {
 		cmd.GroupID = "pipelines"
 		root.AddCommand(cmd)
