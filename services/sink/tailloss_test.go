@@ -17,6 +17,7 @@ import (
 
 const (
 	theLog    = "sluice_p_ingest"
+	theJoin   = "sluice_p_join"
 	theBucket = "KV_sluice_p_state"
 )
 

@@ -53,8 +53,9 @@ type world struct {
 	database string
 	record   *controlv1.PipelineRecord
 	writer   *fencedlog.Writer
-	offset   int64 // of the next event, with logOnly
-	logOnly  bool  // events go to the log, not to Kafka, which is in this process's memory
+	stage    string // whose log the sink reads
+	offset   int64  // of the next event, with logOnly
+	logOnly  bool   // events go to the log, not to Kafka, which is in this process's memory
 }
 
 // event is a row; N is a column with DEFAULT 7 and may be left out.
@@ -67,7 +68,7 @@ type event struct {
 // newWorld makes a table that takes ids below 1,000,000.
 func newWorld(t *testing.T, lanes uint32) *world {
 	t.Helper()
-	w := &world{t: t, nats: natstest.New(t)}
+	w := &world{t: t, nats: natstest.New(t), stage: fencedlog.Ingest}
 	addr, database := clickhousetest.StartDB(t)
 	w.database = database
 	var err error
@@ -112,6 +113,8 @@ func newWorld(t *testing.T, lanes uint32) *world {
 	return w
 }
 
+func (w *world) log() fencedlog.Log { return fencedlog.Log{Pipeline: "p", Stage: w.stage} }
+
 // open becomes the writer of the log.
 func (w *world) open() {
 	w.t.Helper()
@@ -120,7 +123,7 @@ func (w *world) open() {
 		all[i] = i
 	}
 	var err error
-	w.writer, _, err = fencedlog.Open(w.t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}, "0", fencedlog.Options{Lanes: all})
+	w.writer, _, err = fencedlog.Open(w.t.Context(), w.js, w.log(), "0", fencedlog.Options{Lanes: all})
 	require.NoError(w.t, err)
 }
 
