@@ -18,8 +18,6 @@ type audited struct {
 	left []string
 	// why the rows cannot be compared by their hashes; empty when they can.
 	why []string
-	// gap is why the ledgers do not tell of every row; empty when they do.
-	gap string
 }
 
 // hashed is whether the sink takes the column into a row's hash: see native.HashRows.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,27 +88,36 @@ func (p positions) tally() (records, rows, refused uint64) {
 func (p positions) ledger() (sum *ledger.Ledger, why string, err error) {
 	sum = ledger.New(native.HashVersion)
 	for lane, position := range p.lanes {
-		m := position.GetLedger()
-		switch {
-		case m == nil && position.GetTally().GetRecords() > 0:
-			why = fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane)
-			continue
-		case m == nil:
-			continue
-		case m.GetHash() != native.HashVersion:
-			why = fmt.Sprintf("lane %d has a ledger with hashes of version %d; this version of Sluice makes %d", lane, m.GetHash(), native.HashVersion)
-			continue
-		}
-		one, err := ledger.Of(m)
+		one, gap, err := ledgerOf(lane, position)
 		if err != nil {
-			return nil, "", fmt.Errorf("verify: lane %d: %w", lane, err)
+			return nil, "", err
 		}
-		if total := one.Total(); total.Rows != position.GetTally().GetRows() {
-			why = fmt.Sprintf("the ledger of lane %d tells of %d rows and the lane has written %d", lane, total.Rows, position.GetTally().GetRows())
+		if why = cmp.Or(why, gap); one == nil {
+			continue
 		}
 		if err := sum.Merge(one); err != nil {
 			return nil, "", fmt.Errorf("verify: lane %d: %w", lane, err)
 		}
 	}
 	return sum, why, nil
+}
+
+// ledgerOf reads a lane's ledger; nil if it has none that can be used.
+func ledgerOf(lane int, position *eventv1.SinkPosition) (l *ledger.Ledger, why string, err error) {
+	m := position.GetLedger()
+	switch {
+	case m == nil && position.GetTally().GetRecords() > 0:
+		return nil, fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane), nil
+	case m == nil:
+		return ledger.New(native.HashVersion), "", nil
+	case m.GetHash() != native.HashVersion:
+		return nil, fmt.Sprintf("lane %d has a ledger with hashes of version %d; this version of Sluice makes %d", lane, m.GetHash(), native.HashVersion), nil
+	}
+	if l, err = ledger.Of(m); err != nil {
+		return nil, "", fmt.Errorf("verify: lane %d: %w", lane, err)
+	}
+	if total := l.Total(); position.GetPending() == nil && total.Rows != position.GetTally().GetRows() {
+		why = fmt.Sprintf("the ledger of lane %d tells of %d rows and the lane has written %d", lane, total.Rows, position.GetTally().GetRows())
+	}
+	return l, why, nil
 }

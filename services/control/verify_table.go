@@ -18,6 +18,10 @@ import (
 )
 
 const (
+	// stillFor is how long a moment is waited for at which no lane moves, before one is taken at which some do.
+	stillFor = 2 * time.Second
+	// readTries is how often a table is read that differs each time in another way.
+	readTries = 4
 	// stillPoll is how often the positions are looked at again while a lane moves.
 	stillPoll = 20 * time.Millisecond
 	// confirmAfter is how long a difference must stand where another replica may have rows that come later.
@@ -32,12 +36,14 @@ var errMoved = errors.New("the pipeline is writing")
 // reading is the table as it was read once, held against the ledgers of that moment.
 type reading struct {
 	written  ledger.Partition // what the lanes have written, by their ledgers or, without, by their counts
-	covers   bool             // the ledgers tell of every row
+	gap      string           // why the ledgers do not tell of every row; empty when they do
+	covers   bool             // rows can be compared, not only counted
+	moving   bool             // lanes were writing: written is the moment that fits best
 	rows     uint64
 	checksum uint64
 	bytes    uint64
 	took     time.Duration
-	sum      *ledger.Ledger    // the lanes' ledgers
+	sum      *ledger.Ledger    // the lanes' ledgers, without what is in the table
 	missing  map[uint64]uint64 // hashes of rows that the table lacks, and how often
 	extra    map[uint64]uint64
 	shown    map[uint64]string // extra rows as JSON
@@ -51,8 +57,10 @@ func (r *reading) equal() bool {
 	return r.rows == r.written.Rows && r.checksum == r.written.Checksum && r.complete && len(r.missing)+len(r.extra) == 0
 }
 
+// same tells whether two readings differ from what was written in the same way.
 func (r *reading) same(o *reading) bool {
-	return r.rows == o.rows && r.checksum == o.checksum && maps.Equal(r.missing, o.missing) && maps.Equal(r.extra, o.extra)
+	return r.rows-r.written.Rows == o.rows-o.written.Rows && r.checksum-r.written.Checksum == o.checksum-o.written.Checksum &&
+		r.complete == o.complete && maps.Equal(r.missing, o.missing) && maps.Equal(r.extra, o.extra)
 }
 
 // compare reads the table and says how it differs.
@@ -63,8 +71,12 @@ func (v *verifier) compare(ctx context.Context) error {
 		return err
 	}
 	r, err := v.read(ctx, nil)
-	for n := 0; err == nil && !r.equal() && n < 2; n++ {
-		// Look again before anything is said of a difference, and look for the rows at it.
+	// Look again before anything is said of a difference, and look for the rows at it.
+	for tries, stands := 0, false; err == nil && !r.equal() && !stands; tries++ {
+		if tries == readTries {
+			err = errMoved
+			break
+		}
 		if v.reading.Lags {
 			if err := v.step("waiting for replicas", 0, 0); err != nil {
 				return err
@@ -75,10 +87,8 @@ func (v *verifier) compare(ctx context.Context) error {
 		}
 		var again *reading
 		if again, err = v.read(ctx, r.extra); err == nil {
-			settled := again.same(r)
-			if r = again; settled {
-				break
-			}
+			stands = again.same(r)
+			r = again
 		}
 	}
 	if errors.Is(err, errMoved) {
@@ -97,22 +107,23 @@ func (v *verifier) compare(ctx context.Context) error {
 	return nil
 }
 
-// read reads the table at a moment at which no lane moves. It gives up with errMoved when there is none for too long.
+// read reads the table, if it can be at a moment at which no lane moves. It gives up with errMoved when what was written at the
+// moment of reading cannot be told for too long.
 func (v *verifier) read(ctx context.Context, show map[uint64]uint64) (*reading, error) {
-	deadline := time.Now().Add(v.service.config.VerifyWait)
-	told := false
+	begin, told := time.Now(), false
 	for {
 		before, err := v.service.positions(ctx, v.rec.GetSpec())
 		if err != nil {
 			return nil, err
 		}
-		if before.idle() {
-			r, err := v.scan(ctx, before, show)
+		patient := time.Since(begin) < stillFor || !v.reading.Atomic
+		if before.idle() || !patient {
+			r, err := v.scan(ctx, before, patient, show)
 			if !errors.Is(err, errMoved) {
 				return r, err
 			}
 		}
-		if time.Now().After(deadline) {
+		if time.Since(begin) > v.service.config.VerifyWait {
 			return nil, errMoved
 		}
 		if !told {
@@ -127,30 +138,31 @@ func (v *verifier) read(ctx context.Context, show map[uint64]uint64) (*reading, 
 	}
 }
 
-// scan reads the table once.
-func (v *verifier) scan(ctx context.Context, before positions, show map[uint64]uint64) (*reading, error) {
-	sum, why, err := before.ledger()
-	if err != nil {
-		return nil, err
-	}
-	r := &reading{sum: sum, written: sum.Total(), shown: map[uint64]string{}}
-	if v.columns.gap = why; why != "" || len(v.columns.why) > 0 {
-		_, r.written.Rows, _ = before.tally()
-	} else {
-		r.covers = true
-	}
+// scan reads the table once. If patient, the lanes must stand still while it is opened.
+func (v *verifier) scan(ctx context.Context, before positions, patient bool, show map[uint64]uint64) (*reading, error) {
 	names, hashing, err := v.columns.read(v.table)
 	if err != nil {
 		return nil, codef(codes.FailedPrecondition, "verify: table %s: %w", v.table.Name, err)
 	}
-	opened := func() error {
+	r := &reading{shown: map[uint64]string{}}
+	var moments moments
+	opened := func() (err error) {
 		after, err := v.service.positions(ctx, v.rec.GetSpec())
-		if err == nil && !still(before, after) {
+		switch {
+		case err != nil:
+			return err
+		case still(before, after):
+			moments, err = momentsOf(before)
+		case patient:
 			err = errMoved
+		default:
+			r.moving = true
+			moments, err = v.service.follow(ctx, v.rec.GetSpec(), before, after)
 		}
 		return err
 	}
-	hashes, said, begin := []uint64(nil), uint64(0), time.Now()
+	table := ledger.New(native.HashVersion)
+	hashes, said, begin, expected := []uint64(nil), uint64(0), time.Now(), before.expected()
 	read, err := clickhouse.Scan{
 		Table: v.table.Name, Columns: names, Where: v.where, Opened: opened,
 		Rows: func(columns []*native.Column) error {
@@ -159,14 +171,14 @@ func (v *verifier) scan(ctx context.Context, before positions, show map[uint64]u
 			r.rows += uint64(rows)
 			for row, h := range hashes {
 				r.checksum += h
-				sum.Subtract(h)
+				table.Subtract(h)
 				if show[h] > 0 && r.shown[h] == "" {
 					r.shown[h] = showRow(names, columns, row)
 				}
 			}
 			if r.rows/progressEvery != said {
 				said = r.rows / progressEvery
-				return v.step("reading the table", r.rows, r.written.Rows)
+				return v.step("reading the table", r.rows, expected)
 			}
 			return nil
 		},
@@ -183,9 +195,10 @@ func (v *verifier) scan(ctx context.Context, before positions, show map[uint64]u
 		}
 	}
 	r.took, r.bytes = time.Since(begin), read.Bytes
-	missing, extra, complete := sum.Decode()
-	r.missing, r.extra, r.complete = counted(missing), counted(extra), complete
-	return r, v.step("reading the table", r.rows, r.written.Rows)
+	if err := v.step("reading the table", r.rows, expected); err != nil {
+		return nil, err
+	}
+	return r, moments.settle(r, table, len(v.columns.why) == 0)
 }
 
 func counted(hashes []uint64) map[uint64]uint64 {
@@ -251,8 +264,8 @@ func (v *verifier) judge(ctx context.Context, r *reading) error {
 	for _, why := range v.columns.why {
 		v.limit("%s: rows are only counted", why)
 	}
-	if v.columns.gap != "" {
-		v.limit("%s: rows are only counted", v.columns.gap)
+	if r.gap != "" {
+		v.limit("%s: rows are only counted", r.gap)
 	}
 	v.incomplete = v.incomplete || !r.covers
 	if r.equal() {
