@@ -227,6 +227,8 @@ func (w *world) logged() (offsets map[int32]map[int64]int, ids map[uint64]int) {
 		w.read(log, lane, func(msg fencedlog.Message) {
 			var v batch.View
 			require.NoError(w.t, v.Parse(msg.Data))
+			require.EqualValues(w.t, batch.Format, v.Format, "nothing of joins")
+			require.NotZero(w.t, v.Rows, "no heartbeats")
 			raw, err := v.RawColumns(nil)
 			require.NoError(w.t, err)
 			column, _, err := batch.NextColumn(raw)
