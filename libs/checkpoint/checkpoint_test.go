@@ -369,34 +369,34 @@ func (f *faulty) list(ctx context.Context, prefix string) (keys []string, err er
 // at operation 0, 1, 2 … until none is left. A process that lives on repeats what failed and gets
 // everything through; one that dies leaves a state that was saved as a whole.
 func TestEveryFault(t *testing.T) {
-	for _, after := range []bool{false, true} {
-		for _, dead := range []bool{false, true} {
-			t.Run(fmt.Sprintf("after=%v,dead=%v", after, dead), func(t *testing.T) {
-				_, b := newBucket(t)
-				hits := 0
-				for at := 0; ; at++ {
-					f := &faulty{bucket: b, at: at, after: after, dead: dead}
-					checkFault(t, b, f)
-					if !f.hit {
-						break
-					}
-					hits++
+	for i := range 8 {
+		after, dead, keep := i&1 != 0, i&2 != 0, i&4 != 0
+		t.Run(fmt.Sprintf("after=%v,dead=%v,keep=%v", after, dead, keep), func(t *testing.T) {
+			_, b := newBucket(t)
+			hits := 0
+			for at := 0; ; at++ {
+				f := &faulty{bucket: b, at: at, after: after, dead: dead}
+				checkFault(t, b, f, keep)
+				if !f.hit {
+					break
 				}
-				require.Greater(t, hits, 12)
-			})
-		}
+				hits++
+			}
+			require.Greater(t, hits, 12)
+		})
 	}
 }
 
-func checkFault(t *testing.T, b *kv, f *faulty) {
-	ctx := t.Context()
+func checkFault(t *testing.T, b *kv, f *faulty, keep bool) {
+	ctx, cfg := t.Context(), config(nil)
+	cfg.Keep = keep
 	keys, err := b.list(ctx, "")
 	require.NoError(t, err)
 	for _, k := range keys {
 		require.NoError(t, b.remove(ctx, k))
 	}
 	// What is there before: a checkpoint, and an orphan of a save that never was.
-	before, _, err := open(ctx, config(nil), b)
+	before, _, err := open(ctx, cfg, b)
 	require.NoError(t, err)
 	base := []Chunk{chunk(0, 1, 2, 3), chunk(0, 4, 5, 6), chunk(0, 7, 8, 9)}
 	require.NoError(t, before.Save(ctx, manifest(1, 0), base))
@@ -413,7 +413,7 @@ func checkFault(t *testing.T, b *kv, f *faulty) {
 	reached := 0 // saves that were reported done
 	run := func() error {
 		var lane *Lane
-		err := again(f, func() (err error) { lane, _, err = open(ctx, config(nil), f); return err })
+		err := again(f, func() (err error) { lane, _, err = open(ctx, cfg, f); return err })
 		if err != nil {
 			return err
 		}
@@ -423,7 +423,10 @@ func checkFault(t *testing.T, b *kv, f *faulty) {
 		if err != nil {
 			return err
 		}
-		for _, s := range saves {
+		for i, s := range saves {
+			if i == 2 { // whoever reads the outputs has those up to the second save
+				lane.Release(func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() <= 2 })
+			}
 			if err := again(f, func() error { return lane.Save(ctx, s.m, s.chunks) }); err != nil {
 				return err
 			}
@@ -440,7 +443,7 @@ func checkFault(t *testing.T, b *kv, f *faulty) {
 		require.Equal(t, len(saves), reached)
 	}
 
-	next, m, err := open(ctx, config(nil), b)
+	next, m, err := open(ctx, cfg, b)
 	require.NoError(t, err)
 	got := int(m.CoveredSequence) - 1
 	require.True(t, got == reached || got == reached+1 && f.dead, "saves reported %d, found %d", reached, got)
@@ -449,7 +452,75 @@ func checkFault(t *testing.T, b *kv, f *faulty) {
 		all, horizon = append(all[:len(all):len(all)], s.chunks...), s.m.HorizonMs
 	}
 	require.Equal(t, visible(horizon, all), restored(t, next))
-	require.ElementsMatch(t, keysOf(next.manifest), segmentKeys(t, b), "orphans are collected")
+	listed := next.listed()
+	kept, err := b.list(ctx, "dedup.3.earlier.")
+	require.NoError(t, err)
+	require.Len(t, listed, len(segmentKeys(t, b))+len(kept), "orphans are collected")
+	for _, key := range append(kept, segmentKeys(t, b)...) {
+		require.True(t, listed[key], key)
+	}
+	if !keep {
+		require.Empty(t, kept)
+		return
+	}
+	// What is kept can be gone back to, and is what was saved.
+	for i, m := range next.Earlier() {
+		lane, _, err := open(ctx, cfg, b)
+		require.NoError(t, err)
+		require.Len(t, lane.Earlier(), len(next.Earlier()))
+		require.Equal(t, m.GetCoveredSequence(), lane.GoBack(i).GetCoveredSequence())
+		if m.GetCoveredSequence() == 0 { // before there was any
+			require.Empty(t, restored(t, lane))
+			continue
+		}
+		all, horizon := base, int64(0)
+		for _, s := range saves[:m.GetCoveredSequence()-1] {
+			all, horizon = append(all[:len(all):len(all)], s.chunks...), s.m.HorizonMs
+		}
+		require.Equal(t, visible(horizon, all), restored(t, lane))
+	}
+	if got == len(saves) {
+		require.EqualValues(t, 2, next.Earlier()[0].GetCoveredSequence(), "what was released is gone")
+		lane, _, err := open(ctx, cfg, b)
+		require.NoError(t, err)
+		lane.GoBack(0)
+		require.Equal(t, visible(4, append(base[:3:3], saves[0].chunks...)), restored(t, lane))
+		lane.Forget()
+		require.NoError(t, lane.Save(ctx, manifest(9, 4), nil))
+		lane, m, err := open(ctx, cfg, b)
+		require.NoError(t, err)
+		require.EqualValues(t, 9, m.GetCoveredSequence())
+		require.Empty(t, lane.Earlier())
+		require.Equal(t, visible(4, append(base[:3:3], saves[0].chunks...)), restored(t, lane), "and no entry of after that")
+	}
+}
+
+// TestKeepsAFew: what is kept is bounded, and spread out.
+func TestKeepsAFew(t *testing.T) {
+	js, b := newBucket(t)
+	cfg := config(js)
+	cfg.Keep = true
+	lane, _, err := Open(t.Context(), cfg)
+	require.NoError(t, err)
+	for i := range uint64(40) {
+		require.NoError(t, lane.Save(t.Context(), manifest(i+1, 0), []Chunk{chunk(0, int64(i))}))
+	}
+	kept := lane.Earlier()
+	require.Len(t, kept, maxEarlier)
+	require.Zero(t, kept[0].GetCoveredSequence())
+	require.EqualValues(t, 39, kept[len(kept)-1].GetCoveredSequence())
+	for i := 1; i < len(kept); i++ {
+		require.LessOrEqual(t, kept[i].GetCoveredSequence()-kept[i-1].GetCoveredSequence(), uint64(16))
+	}
+	lowest, err := Lowest(t.Context(), js, "p", "dedup", 1)
+	require.NoError(t, err)
+	require.Zero(t, lowest, "another lane")
+	require.True(t, lane.Release(func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() <= 40 }))
+	require.NoError(t, lane.Save(t.Context(), lane.Saved(), nil))
+	keys, err := b.list(t.Context(), "dedup.3.earlier.")
+	require.NoError(t, err)
+	require.Empty(t, keys)
+	require.ElementsMatch(t, keysOf(lane.manifest), segmentKeys(t, b))
 }
 
 // again repeats what failed by the injected fault, as a process that lives on does.

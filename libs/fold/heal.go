@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -415,26 +416,30 @@ func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error
 	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
 }
 
-// nextHas tells whether the next stage has everything that was put out before a checkpoint was made, in all output lanes. It
-// says no while that stage has yet to notice that the log has lost its tail.
-func (l *lane) nextHas(ctx context.Context, m *eventv1.Manifest) (bool, error) {
+// nextReached is the sequence of the output log up to which the next stage has everything, in all output lanes; 0 while it has yet to
+// notice that the log has lost its tail.
+func (l *lane) nextReached(ctx context.Context) (uint64, error) {
+	lowest := uint64(math.MaxUint64)
+	var marks []fencedlog.Mark
 	for _, lane := range l.Outputs {
 		next, err := l.reached(ctx, lane)
-		if err != nil || next.Sequence < m.GetOutput().GetSequence() {
-			return false, err
-		}
-		err = fencedlog.Verify(ctx, l.JS, l.Output, next.Sequence, next.Time)
 		if err != nil {
-			if errors.Is(err, fencedlog.ErrTailLost) {
-				err = nil
-			}
-			return false, err
+			return 0, err
 		}
+		lowest = min(lowest, next.Sequence)
+		marks = append(marks, fencedlog.Mark{Sequence: next.Sequence, Time: next.Time})
 	}
-	return true, nil
+	if err := fencedlog.VerifyAll(ctx, l.JS, l.Output, marks); err != nil {
+		if errors.Is(err, fencedlog.ErrTailLost) {
+			return 0, nil
+		}
+		return 0, err
+	}
+	return lowest, nil
 }
 
-// nextHad is nextHas for a checkpoint of which the output log has lost the end: the numbers mean nothing in the log as it is now. Either
+// nextHad tells whether the next stage has everything that was put out before a checkpoint was made of which the output log has lost the
+// end: the numbers mean nothing in the log as it is now. Either
 // the next stage has not noticed that yet, and its numbers are those of before, too; or it says which rows it has.
 func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 	for _, lane := range l.Outputs {

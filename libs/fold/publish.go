@@ -97,17 +97,18 @@ func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save
 func (l *lane) release(work context.Context) error {
 	ctx, cancel := context.WithTimeout(work, l.Interval)
 	defer cancel()
-	any := l.state.Release(func(m *eventv1.Manifest) bool {
-		has, err := l.nextHas(ctx, m)
-		if err != nil && work.Err() == nil {
+	next, err := l.nextReached(ctx)
+	if err != nil {
+		if work.Err() == nil {
 			l.Log.Debug("cannot look how far the next stage is", "stage", l.Next, "error", err)
 		}
-		return has && err == nil
-	})
+		return nil
+	}
+	any := l.state.Release(func(m *eventv1.Manifest) bool { return m.GetOutput().GetSequence() <= next })
 	if !any {
 		return nil
 	}
-	err := l.state.Save(ctx, l.state.Saved(), nil)
+	err = l.state.Save(ctx, l.state.Saved(), nil)
 	if err == nil || errors.Is(err, checkpoint.ErrConflict) {
 		return err
 	}

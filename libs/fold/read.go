@@ -66,8 +66,8 @@ const (
 	// idleGap is how far the log must have run ahead of an idle lane before that moves on without
 	// messages of its own, at once.
 	idleGap = 64
-	// idleTime is when it moves on in any case: a log of few large messages may be full long before.
-	idleTime = 30 * time.Second
+	// idleTurns is after how many checkpoint intervals it moves on in any case: a log of few large messages may be full long before.
+	idleTurns = 6
 )
 
 // end returns the log's end, if the lane has no message after covered: then it may move on to there.

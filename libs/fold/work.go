@@ -194,7 +194,7 @@ func (f *folding) last(work context.Context) error {
 
 // moveOn lets an idle lane cover what the log holds for others.
 func (f *folding) moveOn(work context.Context) {
-	end, err := f.end(work, f.fold.covered, time.Since(f.moved) >= idleTime)
+	end, err := f.end(work, f.fold.covered, time.Since(f.moved) >= idleTurns*f.Interval)
 	switch {
 	case err != nil:
 		f.Log.Debug("idle lane cannot look at the log", "error", err)

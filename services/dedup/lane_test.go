@@ -388,6 +388,28 @@ func TestCheckpointOnRequestAndPurge(t *testing.T) {
 	require.NoError(t, stop(lanes.ErrStopping))
 }
 
+// TestIdleLaneOfASmallLog: a lane without events does not hold back a log of few messages for good.
+func TestIdleLaneOfASmallLog(t *testing.T) {
+	w := newWorld(t, time.Second)
+	w.record.Spec.Lanes = 2
+	stop := w.running(newOwner(), 0)
+	stopIdle := w.running(newOwner(), 1)
+	p := w.producer("0", 0)
+	var last uint64
+	for i := range uint64(5) {
+		last = p.send(i + 1)
+	}
+	w.check()
+	w.sinkReaches(2)
+	require.NoError(t, p.writer.Settle(t.Context(), []byte("x")))
+	require.Eventually(t, func() bool {
+		first, _, err := fencedlog.Bounds(t.Context(), w.js, w.input)
+		return err == nil && first >= last
+	}, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, stop(lanes.ErrStopping))
+	require.NoError(t, stopIdle(lanes.ErrStopping))
+}
+
 // TestStandsStillOnUnknownFormat: what a newer version wrote is waited for, visibly, not skipped.
 func TestStandsStillOnUnknownFormat(t *testing.T) {
 	w := newWorld(t, time.Second)
