@@ -30,6 +30,10 @@ func newMetrics(m metric.Meter, stage string) *metrics {
 		// Only names that are no names fail; these are.
 		return newMetrics(nil, stage)
 	}
+	for _, cause := range []error{ErrLost, ErrRebalance, ErrChanged, ErrUnwanted, ErrStopping} {
+		// There from the start, so that the first one is an increase.
+		out.gone.Add(context.Background(), 0, metric.WithAttributes(out.stage, attribute.String("reason", reason(cause))))
+	}
 	return out
 }
 

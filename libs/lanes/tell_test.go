@@ -51,6 +51,7 @@ func TestChangesOfLanesAreCounted(t *testing.T) {
 	for _, metric := range all.ScopeMetrics[0].Metrics {
 		for _, point := range metric.Data.(metricdata.Sum[int64]).DataPoints {
 			reason, _ := point.Attributes.Value(attribute.Key("reason"))
+			require.Positive(t, point.Value)
 			got[metric.Name+" "+reason.AsString()] = point.Value
 		}
 	}

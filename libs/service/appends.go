@@ -31,8 +31,14 @@ func measure(js jetstream.JetStream, m metric.Meter) (jetstream.JetStream, error
 		metric.WithDescription("Appends that failed and are tried again, by what the error means.")); err != nil {
 		return nil, fmt.Errorf("make the metrics: %w", err)
 	}
+	for _, class := range appendClasses {
+		out.failures.Add(context.Background(), 0, metric.WithAttributes(attribute.String("class", class)))
+	}
 	return out, nil
 }
+
+// appendClasses are what appendClass says. They are there from the start, so that the first failure is an increase.
+var appendClasses = [...]string{"fenced", "too_large", "full_or_busy", "refused", "timeout", "cancelled", "no_stream", "disconnected", "other"}
 
 func (m *measured) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
 	began := time.Now()

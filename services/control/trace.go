@@ -84,6 +84,8 @@ type tracer struct {
 	topicID []byte // empty when Kafka could not be asked
 	wanted  map[place]*traced
 	out     *controlv1.TraceResponse
+	// receiptsFrom says how far back receipts go.
+	receiptsFrom string
 }
 
 type place struct {

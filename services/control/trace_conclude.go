@@ -76,6 +76,7 @@ func (t *tracer) unknown(e *traced) {
 		t.limit("%d:%d: no row of it is in the logs (any more): it waits for a counterpart, or its rows were written and purged from the logs", e.partition, e.offset)
 	default:
 		t.limit("%d:%d: it was read, but the logs were purged since, and there is no receipt of its block", e.partition, e.offset)
+		t.limit("%s", t.receiptsFrom)
 	}
 }
 

@@ -29,10 +29,9 @@ func (t *tracer) receipts(ctx context.Context) error {
 	if err != nil {
 		t.limit("not all receipts could be read: %v", err)
 	}
-	if oldest.IsZero() {
-		t.limit("there are no receipts of blocks")
-	} else {
-		t.limit("receipts of blocks go back to %s", oldest.UTC().Format(time.RFC3339))
+	t.receiptsFrom = "there are no receipts of blocks"
+	if !oldest.IsZero() {
+		t.receiptsFrom = "receipts of blocks go back to " + oldest.UTC().Format(time.RFC3339)
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 	if branch.Source != "" {
 		log = log.With("source", branch.Source)
 	}
+	s.metrics.expect(rec.GetSpec().GetId())
 	for retry := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.consume(ctx, rec, branch)

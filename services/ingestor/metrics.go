@@ -65,7 +65,16 @@ func (m *metrics) of(pipeline, source string, from batch.Tally) *counts {
 	if source != "" {
 		labels = append(labels, attribute.String("source", source))
 	}
-	return &counts{metrics: m, labels: labels, set: metric.WithAttributes(labels...), seen: from}
+	c := &counts{metrics: m, labels: labels, set: metric.WithAttributes(labels...), seen: from}
+	// There from the start, so that the first one is an increase.
+	for _, class := range [...]string{"invalid_json", "missing_key", "too_large", "value"} {
+		c.letters.Add(context.Background(), 0, c.with(class))
+	}
+	return c
+}
+
+func (c *counts) with(class string) metric.MeasurementOption {
+	return metric.WithAttributes(append([]attribute.KeyValue{attribute.String("reason", class)}, c.labels...)...)
 }
 
 // settled counts what has been settled since it was last called.
@@ -86,8 +95,7 @@ func (c *counts) appended(ctx context.Context, bytes int, oldestMS int64) {
 }
 
 func (c *counts) refused(ctx context.Context, reason string) {
-	labels := append([]attribute.KeyValue{attribute.String("reason", reasonClass(reason))}, c.labels...)
-	c.letters.Add(ctx, 1, metric.WithAttributes(labels...))
+	c.letters.Add(ctx, 1, c.with(reasonClass(reason)))
 }
 
 // reasonClass is a dead letter's reason in a word of a fixed set.
@@ -101,6 +109,13 @@ func reasonClass(reason string) string {
 		return "too_large"
 	}
 	return "value"
+}
+
+// expect makes the failures of a pipeline visible before there is one.
+func (m *metrics) expect(pipeline string) {
+	for _, class := range [...]string{"configuration", "no_topic", "denied", "unreachable", "timeout", "other"} {
+		m.failures.Add(context.Background(), 0, metric.WithAttributes(attribute.String("pipeline", pipeline), attribute.String("class", class)))
+	}
 }
 
 func (m *metrics) failed(ctx context.Context, pipeline string, err error) {

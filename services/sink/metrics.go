@@ -70,6 +70,14 @@ func (m *metrics) block(ctx context.Context, pipeline string, b *filled, refused
 	}
 }
 
+// expect makes the failures of a pipeline visible before there is one.
+func (m *metrics) expect(pipeline string) {
+	for _, class := range []clickhouse.Class{clickhouse.Ambiguous, clickhouse.Retry, clickhouse.RejectData, clickhouse.Split, clickhouse.Schema} {
+		m.failures.Add(context.Background(), 0, metric.WithAttributes(attribute.String("pipeline", pipeline), attribute.String("class", class.String())))
+	}
+	m.refused.Add(context.Background(), 0, metric.WithAttributes(attribute.String("pipeline", pipeline)))
+}
+
 func (m *metrics) failed(ctx context.Context, pipeline string, class clickhouse.Class) {
 	m.failures.Add(ctx, 1, metric.WithAttributes(attribute.String("pipeline", pipeline), attribute.String("class", class.String())))
 }

@@ -86,6 +86,7 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 	if err != nil {
 		return nil, fmt.Errorf("sink: %w", err)
 	}
+	s.metrics.expect(p.GetId())
 	l := &lane{
 		unit: u, js: s.deps.JS, log: log, metrics: s.metrics, instance: s.deps.Instance, record: record, index: index,
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
