@@ -27,7 +27,7 @@ func HashRows(dst []uint64, rows int, names []string, columns []*Column) []uint6
 	from := len(dst)
 	dst = append(dst, make([]uint64, rows)...)
 	out := dst[from:]
-	var values []uint64
+	values := make([]uint64, 0, rows)
 	for i, c := range columns {
 		seed := nameSeed(names[i])
 		values = c.root.hash(values[:0])

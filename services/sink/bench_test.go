@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
+	"github.com/nats-io/nats.go/jetstream"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
 	"sluice/libs/jsonread"
 	"sluice/libs/ledger"
 	"sluice/libs/native"
+	"sluice/libs/playground/nats/natstest"
 	"sluice/services/sink/internal/block"
 )
 
@@ -105,4 +107,34 @@ func processTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkPosition is what a write of the position costs, server and all, with and without a ledger: there is one for each block.
+func BenchmarkPosition(b *testing.B) {
+	_, js := natstest.Connect(b, natstest.Start(b))
+	kv, err := js.CreateKeyValue(b.Context(), jetstream.KeyValueConfig{Bucket: "b"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	full := ledger.New(native.HashVersion)
+	for i := range 10_000 {
+		full.Add(int32(i%12), int64(i), uint64(i)*0x9e3779b97f4a7c15)
+	}
+	for name, of := range map[string]*ledger.Ledger{"without": nil, "with the ledger": full} {
+		b.Run(name, func(b *testing.B) {
+			p := &position{kv: kv, key: "sink.0.position", pace: pace{firstBackoff, lastBackoff}, wait: func(error) {}, rewound: func(string) {}}
+			if err := p.open(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			l := &lane{pos: p, ledger: of}
+			b.ResetTimer()
+			cpu := processTime(b)
+			for range b.N {
+				if err := l.write(b.Context(), nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64((processTime(b)-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
 }
