@@ -18,11 +18,12 @@ var binaries = map[string]string{
 	"sluice":   "./cmd/sluice",
 	"ingestor": "./services/ingestor/cmd/ingestor",
 	"dedup":    "./services/dedup/cmd/dedup",
+	"join":     "./services/join/cmd/join",
 	"sink":     "./services/sink/cmd/sink",
 	"control":  "./services/control/cmd/control",
 }
 
-// Binaries returns the directory with the five binaries. root is the repository; tmp is where they are built when
+// Binaries returns the directory with the six binaries. root is the repository; tmp is where they are built when
 // there are none to use.
 func Binaries(root, tmp string) (string, error) {
 	if dir := os.Getenv(EnvBin); dir != "" {
