@@ -40,7 +40,7 @@ func (c *checked) resolve() ([]spec.Problem, error) {
 			c.warnings = append(c.warnings, c.compare(t)...)
 		}
 	}
-	c.warnings = append(c.warnings, c.neverEqual()...)
+	c.warnings = append(append(c.warnings, c.zeroed()...), c.neverEqual()...)
 	return problems, nil
 }
 
@@ -141,10 +141,6 @@ func (c *checked) compare(t topicSide) []string {
 		if absent := f.absent(column.From); absent != "" {
 			warnings = append(warnings, fmt.Sprintf("column %s: field %s is %s: %s", column.Name, column.From, absent, without(column)))
 		}
-		if c.outer(b.Source) && !mayLack(column) {
-			warnings = append(warnings, fmt.Sprintf("column %s: rows without a counterpart in %s have the zero value of %s there, as the column is neither Nullable nor has a DEFAULT",
-				column.Name, b.Source, column.Type))
-		}
 	}
 	unused := slices.DeleteFunc(slices.Clone(f.names), func(name string) bool { return used[name] })
 	if len(unused) > 0 {
@@ -153,6 +149,18 @@ func (c *checked) compare(t topicSide) []string {
 			events = b.Source
 		}
 		warnings = append(warnings, "fields of "+events+" that no column takes are left out: "+listed(unused))
+	}
+	return warnings
+}
+
+// zeroed warns of columns that cannot tell a row without a counterpart from one whose counterpart has the zero value.
+func (c *checked) zeroed() []string {
+	var warnings []string
+	for _, column := range c.columns {
+		if c.outer(column.Source) && !mayLack(column) {
+			warnings = append(warnings, fmt.Sprintf("column %s: rows without a counterpart in %s have the zero value of %s there, as the column is neither Nullable nor has a DEFAULT",
+				column.Name, column.Source, column.Type))
+		}
 	}
 	return warnings
 }
