@@ -39,7 +39,7 @@ func child(dir string) int {
 }
 
 // startChild starts the engine as a process; kill is kill -9 and returns when it is gone.
-func startChild(t *testing.T, dir string) (addr string, kill func()) {
+func startChild(t testing.TB, dir string) (addr string, kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childDir+"="+dir)
