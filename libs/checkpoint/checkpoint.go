@@ -7,6 +7,9 @@
 // several owners of a lane only the one that opened it last can save; the others get ErrConflict. A
 // segment that is missing or damaged is an error that names it, never a smaller state.
 //
+// With Config.Keep a checkpoint that a newer one has replaced stays, with its segments, until Release: a way back, for when what was put out
+// after it is lost. A few are kept, the oldest always.
+//
 // It does not guarantee that a save which failed left nothing behind: what a crash leaves over is
 // collected when the lane is opened next. And it does not look at the entries: a segment is dropped
 // when the horizon that the caller gives has passed its largest time. Time never comes from a clock

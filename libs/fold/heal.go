@@ -57,6 +57,15 @@ func mark(marks []*eventv1.Mark, m fencedlog.Mark) []*eventv1.Mark {
 	return slices.Delete(marks, best, best+1)
 }
 
+// begun is the marks of a lane that has noted what it took from the beginning on: the first has sequence 0. A checkpoint that an earlier version has begun lacks
+// it; what is taken cannot be told from what is new there.
+func begun(m *eventv1.Manifest) []*eventv1.Mark {
+	if m.GetCoveredSequence() == 0 && len(m.GetMarks()) == 0 {
+		return []*eventv1.Mark{{}}
+	}
+	return mark(m.GetMarks(), fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())})
+}
+
 // inputLost tells why the input log is not the one that the checkpoint and the outputs were made from; nil if it is.
 func (l *lane) inputLost(ctx context.Context, m *eventv1.Manifest, published position, past fencedlog.Recovered) error {
 	err := fencedlog.Verify(ctx, l.JS, l.Input, m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()))
@@ -123,6 +132,9 @@ const clockSlack = time.Second
 // happened when it fails; after the checkpoint that it makes the lane goes on as any other.
 func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered, lost error) error {
 	f := l.fold
+	if f.marks[0].GetSequence() != 0 {
+		return fmt.Errorf("%w; it cannot be healed, since an earlier version has begun the checkpoint, and did not note which rows it took", lost)
+	}
 	known, tally, err := l.known(ctx, m, past)
 	if err != nil {
 		return err
@@ -180,6 +192,9 @@ func marksUpTo(marks []*eventv1.Mark, sequence uint64) []*eventv1.Mark {
 func (l *lane) shared(ctx context.Context, m *eventv1.Manifest) (fencedlog.Mark, error) {
 	marks := mark(m.GetMarks(), fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())})
 	for _, candidate := range slices.Backward(marks) {
+		if candidate.GetSequence() == 0 {
+			break
+		}
 		at := fencedlog.Mark{Sequence: candidate.GetSequence(), Time: time.Unix(0, candidate.GetTimeNs())}
 		held, err := fencedlog.Holds(ctx, l.JS, l.Input, at)
 		if err != nil || held {

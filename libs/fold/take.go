@@ -68,7 +68,7 @@ func (l *lane) take(ctx context.Context) error {
 		core: l.core, published: published, epoch: m.GetEpoch(),
 		covered: fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())},
 		tally:   batch.TallyOf(m.GetTally()),
-		marks:   mark(m.GetMarks(), fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}),
+		marks:   begun(m),
 		healed:  proto.CloneOf(m.GetHealed()),
 		trace:   newTracing(&l.Options),
 	}

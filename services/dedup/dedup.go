@@ -2,15 +2,16 @@
 // selection bit of each event whose key was seen within the window, and appends the batches, their
 // columns as they were, to the dedup log.
 //
-// Guaranteed: each message of the ingest log leads to exactly one message of the dedup log, in each
-// lane in the order of the ingest log, whatever is killed when. What a message says depends only on
-// the ingest log before it. The state survives as a checkpoint in the pipeline's state bucket;
-// after a crash it is restored, the inputs after it are replayed, and outputs that are in the log
-// already are not appended again. What is a duplicate says package window.
+// In a pipeline with a join it keeps a set of keys for each source that has dedup and passes the batches of the other on. Where a source's
+// dedup key is not its join key, it takes that source's batches apart: each row goes on in the lane of its join key, and each lane gets a message
+// for each batch, without rows if need be, so that it learns how far the partition has come.
 //
-// Not guaranteed: anything when JetStream loses what it had acknowledged, in a power loss say. A log
-// that lost its tail is noticed when a lane starts; the lane then stands still and says so, rather
-// than skipping events in silence.
+// Guaranteed: each message of the ingest log leads to exactly one message of the dedup log (of each lane, if it is taken apart), in each
+// lane in the order of the ingest log, whatever is killed when. What a message says depends only on
+// the ingest log before it. What package fold says of state, replay and lost tails holds; what is a duplicate says package window.
+//
+// Not guaranteed: that times of arrival survive the loss of the ingest log's tail: rows that are read from Kafka again have arrived again, and
+// their keys are remembered from then on.
 //
 // The batches' keys, times and versions end here: no later stage asks for them, and without them the
 // dedup log is a third smaller.
