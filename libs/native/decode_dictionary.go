@@ -33,10 +33,11 @@ func (n *lowCardinality) decode(d *decoder, rows int) error {
 	if err != nil {
 		return err
 	}
-	width := 1 << (flags & 0xff)
-	if flags&needsGlobalDictionary != 0 || flags&hasAdditionalKeys == 0 || width > 8 {
+	widths := flags & 0xff // as a power of two
+	if flags&needsGlobalDictionary != 0 || flags&hasAdditionalKeys == 0 || widths > 3 {
 		return fmt.Errorf("a dictionary of the form %#x, which is not known", flags)
 	}
+	width := 1 << widths
 	values := n.node
 	if n.mask != nil {
 		values = n.mask.inner
