@@ -23,7 +23,7 @@ BASE ?= HEAD~1
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build sluice, ingestor, dedup, sink and control into bin/
@@ -56,6 +56,16 @@ SEED   ?= 0
 .PHONY: e2e-chaos
 e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULTS=1000 SEED=7 for the long form
 	$(GO) run ./e2e/chaos -faults $(FAULTS) -seed $(SEED)
+
+.PHONY: e2e-compose
+e2e-compose: parts ## Run compose.yaml on a Docker engine of the test's own: scale, kill, compare the rows
+	@tools/compose/install
+	SLUICE_COMPOSE=1 $(GO) test -count=1 -timeout 25m -v -run TestStack ./e2e/compose
+
+.PHONY: deploy-check
+deploy-check: ## Check compose.yaml as Compose reads it, and the Nomad jobs as Nomad does
+	$(GO) test -count=1 -run 'TestConfig|TestUsers|TestObserve' ./e2e/compose
+	cd tools/nomad && GOWORK=off $(GO) test -count=1 ./...
 
 .PHONY: bench
 bench: parts build ## Measure events/s end to end and CPU per event, against the budgets

@@ -1,0 +1,264 @@
+//go:build linux
+
+package compose
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
+	"sluice/e2e/internal/stack"
+)
+
+const (
+	partitions = 4
+	lanes      = 4
+	// moved is how long lanes may take to find new owners, from the command on: starting a container included.
+	moved = 90 * time.Second
+)
+
+// What a user does on the first day and later: up, a pipeline, events; more instances and fewer; a
+// container that dies; everything down and up again. At the end the table holds every event once.
+func TestStack(t *testing.T) {
+	if os.Getenv("SLUICE_COMPOSE") == "" {
+		t.Skip("SKIPPED, compose.yaml was not run: make e2e-compose runs it")
+	}
+	p := open(t)
+	t.Cleanup(func() { p.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5") })
+	p.compose("--profile", "demo", "build", "--quiet")
+	p.compose("up", "--detach")
+	base := map[string]int{
+		"control": 1, "ingestor": 1, "dedup": 1, "join": 1, "sink": 1, "kafka": 1, "nats": 1, "clickhouse": 1, "jaeger": 1,
+	}
+	p.waitHealthy(base)
+	p.checkContainers()
+	p.checkPage()
+
+	bin, err := stack.Binaries(root(t), t.TempDir())
+	require.NoError(t, err)
+	cli := stack.NewCLI(t, bin, p.ports["GRPC_PORT"])
+	table := stack.OpenSQL(t, p.ports["CLICKHOUSE_PORT"])
+	table.Exec("CREATE TABLE orders (id UInt64, text String) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 10000")
+	events := &orders{producer: stack.NewProducer(t, "localhost"+port(p.ports["KAFKA_PORT"]), "orders", partitions)}
+	said := cli.Apply(`
+id: orders
+source: {kafka: {brokers: ["kafka:9092"], topic: orders}}
+dedup: {key: [id], window: 24h}
+sink: {clickhouse: {addr: ["clickhouse:9000"], table: orders}}
+`)
+	require.Contains(t, said, "exactly once")
+	events.send(5000)
+	p.waitOwners(cli, "dedup", 1)
+
+	// Events are sent before every change and while it takes place.
+	p.compose("up", "--detach", "--no-recreate", "--scale", "dedup=3", "--scale", "sink=2")
+	started := time.Now()
+	p.waitOwners(cli, "dedup", 3)
+	p.waitOwners(cli, "sink", 2)
+	t.Logf("lanes spread over 3 dedups and 2 sinks within %s of the command's end", time.Since(started).Round(100*time.Millisecond))
+	events.send(5000)
+	cli.Wait("orders", time.Minute)
+	events.check(t, table)
+
+	events.send(5000)
+	p.kill("dedup")
+	events.send(5000)
+	base["dedup"], base["sink"] = 3, 2
+	p.waitHealthy(base) // the engine starts it again
+	p.waitOwners(cli, "dedup", 3)
+	p.kill("sink")
+	cli.Wait("orders", time.Minute)
+	events.check(t, table)
+
+	events.send(5000)
+	p.compose("up", "--detach", "--no-recreate", "--scale", "dedup=1", "--scale", "sink=1")
+	events.send(5000)
+	p.waitOwners(cli, "dedup", 1)
+	p.waitOwners(cli, "sink", 1)
+	cli.Wait("orders", time.Minute)
+	events.check(t, table)
+
+	// Everything away but the volumes, with events still in Kafka.
+	events.send(5000)
+	events.producer.Flush()
+	p.compose("down")
+	require.Empty(t, p.containers())
+	p.compose("up", "--detach")
+	base["dedup"], base["sink"] = 1, 1
+	p.waitHealthy(base)
+	cli.Wait("orders", time.Minute)
+	events.check(t, table)
+	p.checkTraces()
+
+	p.demo(cli, table)
+}
+
+// orders are events of the test: numbers from 0 on. Every third is sent a second time at once, and every
+// seventh of those before it again.
+type orders struct {
+	producer *stack.Producer
+	next     int
+}
+
+func (o *orders) send(n int) {
+	one := func(i int) {
+		id := strconv.Itoa(i)
+		o.producer.Send(stack.PartitionOf(id, partitions), nil, fmt.Appendf(nil, `{"id":%d,"text":"order %d"}`, i, i))
+	}
+	for range n {
+		one(o.next)
+		if o.next%3 == 0 {
+			one(o.next)
+		}
+		if o.next%7 == 0 {
+			one(o.next / 2)
+		}
+		o.next++
+	}
+	o.producer.Flush()
+}
+
+// check compares the table with what was sent, row by row.
+func (o *orders) check(t *testing.T, table *stack.Table) {
+	t.Helper()
+	rows := table.Rows("SELECT id, text FROM orders ORDER BY id")
+	want := make([]string, o.next)
+	for i := range want {
+		want[i] = fmt.Sprintf("%d|order %d", i, i)
+	}
+	if !slices.Equal(want, rows) {
+		t.Fatalf("%d rows wanted, %d there, %d of them distinct", len(want), len(rows), len(slices.Compact(slices.Clone(rows))))
+	}
+}
+
+// waitOwners waits until a stage's lanes are shared by n instances, all running.
+func (p *project) waitOwners(cli *stack.CLI, stage string, n int) {
+	p.t.Helper()
+	stack.Await(p.t, moved, fmt.Sprintf("%d owners of %s's lanes", n, stage), func() (bool, any) {
+		s := cli.Status("orders")
+		owners := s.Owners(stage)
+		total := 0
+		for owner, units := range owners {
+			if owner == "" {
+				return false, s
+			}
+			total += units
+		}
+		return len(owners) == n && total == lanes, s
+	})
+}
+
+// kill kills a process of a service as a crash would; Docker's own kill would tell the engine that it was meant.
+func (p *project) kill(service string) {
+	p.t.Helper()
+	for _, c := range p.containers() {
+		if c.Service == service {
+			pid, err := strconv.Atoi(p.inspect(c.ID, "{{.State.Pid}}"))
+			require.NoError(p.t, err)
+			require.NoError(p.t, syscall.Kill(pid, syscall.SIGKILL))
+			return
+		}
+	}
+	p.t.Fatalf("no container of %s", service)
+}
+
+// checkContainers looks at what really runs.
+func (p *project) checkContainers() {
+	p.t.Helper()
+	for _, c := range p.containers() {
+		if c.Service == "nats-volume" {
+			require.Equal(p.t, "exited", c.State)
+			require.Zero(p.t, c.ExitCode)
+			continue
+		}
+		pid := p.inspect(c.ID, "{{.State.Pid}}")
+		status, err := os.ReadFile("/proc/" + pid + "/status")
+		require.NoError(p.t, err)
+		for line := range strings.Lines(string(status)) {
+			name, value, _ := strings.Cut(line, ":")
+			fields := strings.Fields(value)
+			switch name {
+			case "Uid":
+				require.NotContains(p.t, fields, "0", "%s runs as root", c.Service)
+			case "CapEff", "CapBnd":
+				require.Equal(p.t, []string{"0000000000000000"}, fields, "%s: %s", c.Service, name)
+			case "NoNewPrivs":
+				require.Equal(p.t, []string{"1"}, fields, c.Service)
+			}
+		}
+		require.Equal(p.t, "true", p.inspect(c.ID, "{{.HostConfig.ReadonlyRootfs}}"), c.Service)
+		require.NotEqual(p.t, "0", p.inspect(c.ID, "{{.HostConfig.Memory}}"), c.Service)
+	}
+}
+
+// checkPage runs the part of docs/grpcurl.md that says where the services are. The rest of the page is run in
+// e2e/grpcurl.
+func (p *project) checkPage() {
+	p.t.Helper()
+	page, err := os.ReadFile(filepath.Join(root(p.t), "docs", "grpcurl.md"))
+	require.NoError(p.t, err)
+	_, rest, found := strings.Cut(string(page), "```sh setup\n")
+	require.True(p.t, found)
+	setup, _, found := strings.Cut(rest, "```")
+	require.True(p.t, found)
+	cmd := exec.Command("bash", "-eu", "-c", setup+`for at in $CONTROL $INGESTOR $DEDUP $JOIN $SINK; do echo $at; done`)
+	cmd.Dir, cmd.Env = root(p.t), p.env
+	out, err := cmd.Output()
+	require.NoError(p.t, err, "%s", stderr(err))
+	addrs := strings.Fields(string(out))
+	require.Len(p.t, addrs, 5)
+	for _, addr := range addrs {
+		conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		require.NoError(p.t, err)
+		resp, err := grpc_health_v1.NewHealthClient(conn).Check(p.t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		require.NoError(p.t, err, "%s", addr)
+		require.Equal(p.t, grpc_health_v1.HealthCheckResponse_SERVING, resp.Status)
+		require.NoError(p.t, conn.Close())
+	}
+}
+
+// checkTraces asks Jaeger which services have sent it spans.
+func (p *project) checkTraces() {
+	p.t.Helper()
+	resp, err := http.Get("http://" + p.ports["JAEGER_PORT"] + "/api/services")
+	require.NoError(p.t, err)
+	defer resp.Body.Close()
+	require.Equal(p.t, http.StatusOK, resp.StatusCode)
+}
+
+// demo runs the profile of that name with an end.
+func (p *project) demo(cli *stack.CLI, table *stack.Table) {
+	p.t.Helper()
+	p.env = append(p.env, "EVENTS=2000", "RATE=1000")
+	p.compose("--profile", "demo", "up", "--detach")
+	stack.Await(p.t, up, "the demo's load to end", func() (bool, any) {
+		for _, c := range p.containers() {
+			if c.Service == "demo-load" && c.State == "exited" {
+				require.Zero(p.t, c.ExitCode)
+				return true, nil
+			}
+		}
+		return false, p.containers()
+	})
+	cli.Wait("clicks", time.Minute)
+	require.Equal(p.t, []string{"2000|2000"}, table.Rows("SELECT count(), uniqExact(click_id) FROM clicks"))
+	status := cli.Status("clicks")
+	require.EqualValues(p.t, 2200, status.RecordsIn)
+	require.EqualValues(p.t, 200, status.Duplicates)
+}
+
+// port is ":PORT" of an address.
+func port(addr string) string { return addr[strings.LastIndexByte(addr, ':'):] }
