@@ -35,6 +35,10 @@ build: ## Build sluice, ingestor, dedup, sink and control into bin/
 demo: build ## Run the main job on embedded parts and prove the result
 	$(BIN)/sluice demo
 
+.PHONY: demo-join
+demo-join: build ## Join two topics on embedded parts and prove the result
+	$(BIN)/sluice demo join
+
 .PHONY: parts
 parts: ## Install the real parts that the tests use, as far as this machine allows
 	@tools/install-parts

@@ -78,7 +78,7 @@ once and exactly as it was first produced. The last line is PASS or FAIL; the ex
 		}
 		defer os.RemoveAll(p.dir)
 		out := cmd.OutOrStdout()
-		ok, err := runDemo(cmd.Context(), p, g, out)
+		ok, err := runDemo(cmd.Context(), p, out, func(ctx context.Context, a addresses) (bool, error) { return demonstrate(ctx, a, g, out) })
 		switch {
 		case err != nil:
 			fmt.Fprintln(out, "FAIL")
@@ -90,11 +90,12 @@ once and exactly as it was first produced. The last line is PASS or FAIL; the ex
 		fmt.Fprintln(out, "PASS")
 		return nil
 	}
+	cmd.AddCommand(demoJoinCommand())
 	return cmd
 }
 
 // runDemo runs the playground around the demonstration.
-func runDemo(parent context.Context, p *playground, g generator, out io.Writer) (ok bool, err error) {
+func runDemo(parent context.Context, p *playground, out io.Writer, show func(context.Context, addresses) (bool, error)) (ok bool, err error) {
 	ctx, cancel := context.WithTimeout(parent, demoTimeout)
 	defer cancel()
 	ready := make(chan addresses, 1)
@@ -109,7 +110,7 @@ func runDemo(parent context.Context, p *playground, g generator, out io.Writer) 
 	select {
 	case a := <-ready:
 		fmt.Fprintf(out, "playground up in %.1f s: Kafka %s, ClickHouse %s, NATS %s\n", time.Since(began).Seconds(), a.Kafka, a.ClickHouse, a.NATS)
-		return demonstrate(ctx, a, g, out)
+		return show(ctx, a)
 	case err := <-ended:
 		ended <- nil
 		return false, err

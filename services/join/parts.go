@@ -214,4 +214,3 @@ func (p *parts) end() error {
 }
 
 func moment(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
-

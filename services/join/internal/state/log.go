@@ -45,7 +45,7 @@ type log struct {
 	entries int
 	frames  []Frame
 	buckets map[uint32]*bucket
-	live    int64 // bytes that the rows which live would take when written
+	live    int64  // bytes that the rows which live would take when written
 	lastSeq uint64 // largest number of a row restored
 }
 
