@@ -175,7 +175,7 @@ func TestTakenMergeAndAhead(t *testing.T) {
 	theirs.Admit("other", rowsOf(3, 0, 0, 3))
 	both := ours.Clone()
 	both.Merge(theirs, func(writer, _ string, partition int32) (string, bool) {
-		return string(rune('0' + partition)), writer == "lane"
+		return string('0' + partition), writer == "lane"
 	})
 	ahead := both.Ahead(ours)
 	require.Len(t, ahead, 2)

@@ -347,7 +347,7 @@ func (r *foldRun) requireAll(t *testing.T, js jetstream.JetStream, name string) 
 			break
 		}
 		require.NoError(t, err, name)
-		_, writer, _ := r.letters.laneOf(msg.Subject)
+		writer, _ := r.letters.writerOf(msg.Subject)
 		letters[writer] = append(letters[writer], string(trimZeros(msg.Data)))
 		next = msg.Sequence + 1
 	}

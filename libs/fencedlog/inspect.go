@@ -52,7 +52,7 @@ func At(ctx context.Context, js jetstream.JetStream, l Log, sequence uint64) (m 
 	if err != nil {
 		return Message{}, false, fmt.Errorf("read sequence %d of %s: %w", sequence, l.Stream(), err)
 	}
-	_, writer, ok := l.laneOf(msg.Subject)
+	writer, ok := l.writerOf(msg.Subject)
 	return Message{
 		Sequence: msg.Sequence, Time: msg.Time, Writer: writer, Position: msg.Header.Get(positionHeader), Data: msg.Data,
 	}, ok, nil

@@ -177,16 +177,16 @@ func VerifyAll(ctx context.Context, js jetstream.JetStream, l Log, marks []Mark)
 	return nil
 }
 
-// laneOf returns the lane and the writer of a subject.
-func (l Log) laneOf(subject string) (lane int, writer string, ok bool) {
+// writerOf returns the writer of a subject of a lane.
+func (l Log) writerOf(subject string) (writer string, ok bool) {
 	rest, ok := strings.CutPrefix(subject, l.prefix())
 	if !ok {
-		return 0, "", false
+		return "", false
 	}
-	laneText, writer, ok := strings.Cut(rest, ".")
+	lane, writer, ok := strings.Cut(rest, ".")
 	if !ok {
-		return 0, "", false
+		return "", false
 	}
-	lane, err := strconv.Atoi(laneText)
-	return lane, writer, err == nil
+	_, err := strconv.Atoi(lane)
+	return writer, err == nil
 }

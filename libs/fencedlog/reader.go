@@ -127,7 +127,7 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 		}
 	}
 	r.sequence, r.at = meta.Sequence.Stream, meta.Timestamp
-	_, writer, _ := r.log.laneOf(msg.Subject())
+	writer, _ := r.log.writerOf(msg.Subject())
 	return Message{
 		Sequence: meta.Sequence.Stream,
 		Time:     meta.Timestamp,

@@ -77,7 +77,7 @@ func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Mess
 				f.moveOn(work)
 			}
 			if f.at != l.fold.covered.Sequence && f.saving == nil {
-				if err := f.checkpoint(work); err != nil {
+				if err := f.checkpoint(); err != nil {
 					return err
 				}
 			}
@@ -98,7 +98,7 @@ func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Mess
 			}
 		}
 		if f.saving == nil && (len(f.asked) > 0 || f.bytes >= l.Bytes) {
-			if err := f.checkpoint(work); err != nil {
+			if err := f.checkpoint(); err != nil {
 				return err
 			}
 		}
@@ -142,7 +142,7 @@ func (f *folding) take(work context.Context, m fencedlog.Message) error {
 }
 
 // checkpoint begins a checkpoint of the state as it is now. None may be on its way.
-func (f *folding) checkpoint(work context.Context) error {
+func (f *folding) checkpoint() error {
 	s := &save{manifest: f.fold.manifest(), replies: f.asked}
 	s.chunks = f.core.Checkpoint(s.manifest)
 	f.saving, f.asked, f.bytes, f.at = s, nil, 0, f.fold.covered.Sequence
@@ -175,7 +175,7 @@ func (f *folding) flush(work context.Context) error {
 	if err := f.settle(work); err != nil {
 		return err
 	}
-	if err := f.checkpoint(work); err != nil {
+	if err := f.checkpoint(); err != nil {
 		return err
 	}
 	return f.settle(work)
