@@ -15,7 +15,10 @@ import (
 )
 
 const (
-	positionFormat = 1
+	// positionFormat is the newest format that this version knows. It is written once the log's sequences have begun anew, which a
+	// version that knows only plainFormat would not keep apart.
+	positionFormat = 2
+	plainFormat    = 1
 	// writeTimeout bounds one attempt to write a position; what is then unknown is found out by reading it.
 	writeTimeout = 5 * time.Second
 )
@@ -79,7 +82,10 @@ func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
 
 // write makes next the lane's position. It returns once it is durable, or with errTaken, or when ctx ends.
 func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error {
-	next.Format, next.Owner, next.Session, next.PipelineUid = positionFormat, p.owner, p.session, p.uid
+	next.Format, next.Owner, next.Session, next.PipelineUid = plainFormat, p.owner, p.session, p.uid
+	if next.GetEpoch() > 0 {
+		next.Format = positionFormat
+	}
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(next)
 	if err != nil {
 		return fmt.Errorf("write position %s: %w", p.key, err)

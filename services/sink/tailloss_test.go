@@ -118,6 +118,7 @@ func TestTailLossOfTheLog(t *testing.T) {
 			require.NoError(t, stop(lanes.ErrStopping))
 			w.balances(c.name)
 			require.EqualValues(t, 1, w.position(0).GetEpoch())
+			require.EqualValues(t, 2, w.position(0).GetFormat(), "earlier versions must not go on with it")
 
 			// It stays in the status; what comes is ordinary.
 			w.put(0, rowsOf(100, 10), 100)
