@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -38,6 +39,12 @@ func connect(cfg *Config, log *slog.Logger, extra []nats.Option) (*nats.Conn, er
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrSlowConsumer) {
+				// A lane that catches up has as many messages in hand as it asked for, and a heartbeat finds no room. All that we read
+				// comes by ordered consumers, which ask again for a message that is missing.
+				log.Debug("NATS", "error", err)
+				return
+			}
 			if sub != nil {
 				log.Warn("NATS", "subject", sub.Subject, "error", err)
 				return
