@@ -87,7 +87,7 @@ func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save
 				return err
 			}
 			if err := l.purge(work); err != nil && work.Err() == nil {
-				l.Log.Warn("cannot purge", "log", l.Input.Stream(), "error", err)
+				l.Log.Debug("cannot purge; it will be tried again", "log", l.Input.Stream(), "error", err)
 			}
 		}
 	}

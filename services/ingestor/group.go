@@ -28,6 +28,7 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 		log = log.With("source", branch.Source)
 	}
 	s.metrics.expect(rec.GetSpec().GetId())
+	told := "" // an interruption that lasts is one line
 	for retry := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.consume(ctx, rec, branch)
@@ -35,12 +36,15 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 			return
 		}
 		if time.Since(began) > 30*time.Second {
-			retry = firstRetry
+			retry, told = firstRetry, ""
 		}
 		if err == nil || errors.Is(err, errTopicChanged) {
 			continue
 		}
-		log.Warn("reading from Kafka is interrupted", "error", err, "retry", retry)
+		if err.Error() != told {
+			told = err.Error()
+			log.Warn("reading from Kafka is interrupted; it is tried again until it works", "error", err)
+		}
 		s.board.trouble(ctx, rec, branch.Source, err)
 		s.metrics.failed(ctx, rec.GetSpec().GetId(), err)
 		select {

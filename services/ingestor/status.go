@@ -44,6 +44,7 @@ type unit struct {
 	highest   int64               // guarded by mu; end of the partition as last seen
 	changed   bool                // guarded by mu
 	published time.Time           // owned by board.run
+	told      bool                // guarded by mu; the log says that it waits
 }
 
 // own starts the status of a partition.
@@ -94,7 +95,29 @@ func (b *board) run(ctx context.Context) {
 	}
 }
 
+// tell writes one line when a partition begins to wait and one when it works again.
+func (b *board) tell(u *unit) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.status
+	waits := s.GetCondition() == stagev1.UnitStatus_WAITING
+	if waits == u.told || !waits && s.GetCondition() != stagev1.UnitStatus_RUNNING {
+		return
+	}
+	u.told = waits
+	log := b.log.With("pipeline", s.GetPipeline(), "partition", s.GetUnit())
+	if s.GetSource() != "" {
+		log = log.With("source", s.GetSource())
+	}
+	if waits {
+		log.Warn("the partition waits", "for", s.GetLastError())
+	} else {
+		log.Info("the partition works again")
+	}
+}
+
 func (b *board) publish(ctx context.Context, u *unit) {
+	b.tell(u)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := b.registry.PutStatus(ctx, u.snapshot(true)); err != nil {

@@ -205,7 +205,7 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 			}
 		case <-house.C:
 			if err := l.keepHouse(working); err != nil {
-				l.log.Warn("housekeeping failed, it will be tried again", "error", err)
+				l.log.Debug("housekeeping failed, it will be tried again", "error", err) // what it means for the lane, its status says
 			}
 		}
 	}
