@@ -199,9 +199,3 @@ func (m moments) next(choice []int) bool {
 	}
 	return false
 }
-
-// expected is about how many rows the table has.
-func (p positions) expected() uint64 {
-	_, rows, _ := p.tally()
-	return rows
-}

@@ -75,13 +75,12 @@ func (p positions) pending() (rows uint64) {
 	return rows
 }
 
-// tally is what all lanes have counted.
-func (p positions) tally() (records, rows, refused uint64) {
+// written is how many rows all lanes have counted as written.
+func (p positions) written() (rows uint64) {
 	for _, lane := range p.lanes {
-		t := lane.GetTally()
-		records, rows, refused = records+t.GetRecords(), rows+t.GetRows(), refused+t.GetDeadLetters()
+		rows += lane.GetTally().GetRows()
 	}
-	return records, rows, refused
+	return rows
 }
 
 // ledger adds the lanes' ledgers up. why says in plain words when they do not tell of every row that was written.
