@@ -32,6 +32,9 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 	for retry := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
 		err := s.consume(ctx, rec, branch)
+		if err != nil && branch.Source != "" {
+			err = fmt.Errorf("source %s: %w", branch.Source, err)
+		}
 		if ctx.Err() != nil {
 			return
 		}

@@ -78,7 +78,6 @@ func (p *partition) checkIncarnation(ctx context.Context) error {
 		p.lastSame = now // nothing waits that could hide a silence
 	}
 	p.lastRecord = now
-	p.pulse.record(now)
 	var err error
 	switch {
 	case silent:

@@ -244,16 +244,22 @@ func TestSilenceOfKafkaIsNotIdleness(t *testing.T) {
 	}, 30*time.Second, 50*time.Millisecond)
 	w.broker.Close()
 	closed := time.Now()
-	require.Never(t, func() bool {
-		for _, batches := range w.batches() {
-			for _, v := range lastOf(batches) {
-				if v.Progress.IdleSinceMS > 0 && v.ArrivalMS > closed.UnixMilli() {
-					return true
-				}
+	during(2*time.Second, func() {
+		for writer, batches := range w.batches() {
+			for lane, v := range lastOf(batches) {
+				require.False(t, v.Progress.IdleSinceMS > 0 && v.ArrivalMS > closed.UnixMilli(), "%s in lane %d", writer, lane)
 			}
 		}
-		return false
-	}, 2*time.Second, 200*time.Millisecond)
+	})
+}
+
+// during looks again and again, for what must not happen.
+func during(span time.Duration, look func()) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); time.Since(began) < span; <-tick.C {
+		look()
+	}
 }
 
 func TestSelfJoin(t *testing.T) {
@@ -305,11 +311,11 @@ func TestPrefetchIsBoundedInBytes(t *testing.T) {
 		most = max(most, bytes)
 		return paused
 	}, 30*time.Second, 10*time.Millisecond)
-	require.Never(t, func() bool {
+	during(time.Second, func() {
 		bytes, _ := held()
 		most = max(most, bytes)
-		return most > maxPrefetch+4<<20
-	}, time.Second, 20*time.Millisecond)
+	})
+	require.Less(t, most, int64(maxPrefetch+4<<20), "one fetched response more than the limit")
 	w.nats.Start()
 	w.settled()
 	w.requireOnce(1, count+1)

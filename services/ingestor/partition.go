@@ -122,6 +122,7 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 			if err := p.takeBurst(work, msg, claim.Messages()); err != nil {
 				return err
 			}
+			p.pulse.record(time.Now()) // after the last one was taken, however long that took
 		case <-timer.C:
 		case reply := <-checkpoints:
 			reply <- p.settle(work)
