@@ -4,7 +4,7 @@
 //
 // Guaranteed: what the join log says depends only on the log before it; each pair is in it once, whatever is killed when, also between two of
 // the messages that one batch has led to. Rows that wait survive as a checkpoint in the pipeline's state bucket. Memory is bounded by
-// join.memory for the rows of each lane, a few messages of some hundred KiB, and, once rows are on disk, some 40 MB for the store there.
+// join.memory for the rows of each lane, a few messages of some hundred KiB, and, once rows are on disk, some 60 MB for the store there.
 //
 // Not guaranteed: that the disk holds what does not fit into memory. When it fails, the lane starts again from its checkpoint.
 package join

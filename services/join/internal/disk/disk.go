@@ -24,7 +24,9 @@ import (
 // The memory of a store beside the rows in memory: two tables of new rows and the blocks read last.
 const (
 	memTable  = 8 << 20
-	blockRead = 16 << 20
+	blockRead = 32 << 20
+	// An index of one level for each table: a second one would be read for every key that is looked for.
+	indexBlock = 256 << 10
 )
 
 // DB is a state.Disk. It is not for concurrent use.
@@ -61,7 +63,7 @@ func open(dir string, fs vfs.FS) (*DB, error) {
 		L0CompactionThreshold: 4, Logger: quiet{},
 	}
 	for i := range options.Levels {
-		options.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		options.Levels[i].FilterPolicy, options.Levels[i].IndexBlockSize = bloom.FilterPolicy(10), indexBlock
 	}
 	db, err := pebble.Open(dir, options)
 	if err != nil {
