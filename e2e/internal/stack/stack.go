@@ -32,6 +32,7 @@ type Stack struct {
 	env      []string
 	services map[string]*Process
 	http     map[string]string // address of /healthz and /readyz by name
+	grpc     map[string]string // address of the gRPC server by name
 }
 
 // New chooses ports and directories; nothing runs yet. env is added to the services' environment.
@@ -39,7 +40,7 @@ func New(t testing.TB, bin string, env ...string) *Stack {
 	t.Helper()
 	addrs := FreeAddrs(t, 2)
 	s := &Stack{
-		t: t, bin: bin, env: env, services: map[string]*Process{}, http: map[string]string{},
+		t: t, bin: bin, env: env, services: map[string]*Process{}, http: map[string]string{}, grpc: map[string]string{},
 		NATSAddr: addrs[0], ClickHouseAddr: addrs[1],
 	}
 	sluice := filepath.Join(bin, "sluice")
@@ -59,7 +60,7 @@ func (s *Stack) add(service, name string) *Process {
 	s.services[name] = NewProcess(s.t, name, filepath.Join(s.bin, service), []string{
 		"--nats", "nats://" + s.NATSAddr, "--grpc", addrs[0], "--http", addrs[1], "--name", name,
 	}, s.env)
-	s.http[name] = addrs[1]
+	s.grpc[name], s.http[name] = addrs[0], addrs[1]
 	if name == "control" {
 		s.GRPC = addrs[0]
 		s.CLI = NewCLI(s.t, s.bin, addrs[0])
@@ -83,6 +84,9 @@ func Run(t testing.TB, bin string, env ...string) *Stack {
 
 // Service returns an instance of a service by its name.
 func (s *Stack) Service(name string) *Process { return s.services[name] }
+
+// Address returns where an instance of a service serves gRPC.
+func (s *Stack) Address(name string) string { return s.grpc[name] }
 
 // Scale starts one more instance of a service.
 func (s *Stack) Scale(service, name string) *Process {

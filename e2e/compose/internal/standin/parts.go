@@ -97,7 +97,7 @@ func (p Parts) clickhouse() image {
 	return image{
 		config: []string{
 			`ENTRYPOINT ["/usr/bin/sluice", "dev", "clickhouse", "--listen", "0.0.0.0:9000", "--dir", "/var/lib/clickhouse"]`,
-			"ENV PATH=/usr/bin:/bin SLUICE_CHDB_LIB=/usr/lib/libchdb.so",
+			"ENV PATH=/usr/bin:/bin SLUICE_CHDB_LIB=/usr/lib/libchdb.so TZ=Etc/UTC",
 			"VOLUME /var/lib/clickhouse",
 		},
 		inputs: []string{p.Busybox, p.Bash, p.Sluice, p.Engine, p.Client},
@@ -108,6 +108,9 @@ func (p Parts) clickhouse() image {
 			r.program("/usr/bin/sluice", p.Sluice)
 			r.program("/usr/lib/libchdb.so", p.Engine)
 			r.program("/usr/bin/clickhouse-client", p.Client)
+			// Debian's client wants to know the time zone.
+			r.tree("/usr/share/zoneinfo/Etc", "/usr/share/zoneinfo/Etc", nil)
+			r.link("/etc/localtime", "/usr/share/zoneinfo/Etc/UTC")
 			r.dir("/var/lib/clickhouse", 0o755, 101)
 			r.dir("/etc/clickhouse-server/config.d", 0o755, 0)
 		},
