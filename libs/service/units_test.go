@@ -1,6 +1,7 @@
 package service
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -29,7 +30,7 @@ func TestUnitsShowWhereTheyAreOwned(t *testing.T) {
 	require.NoError(t, observeUnits(sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)).Meter("sluice"), stages))
 	scrape := func() string {
 		w := httptest.NewRecorder()
-		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 		return w.Body.String()
 	}
 	require.NotContains(t, scrape(), "sluice_partition_lag{")

@@ -109,12 +109,20 @@ func Sequence(n uint64) attribute.KeyValue { return sluiceSequence.Int64(int64(n
 // InputSequence is the place of the message that an output was made from.
 func InputSequence(n uint64) attribute.KeyValue { return sluiceInput.Int64(int64(n)) }
 
-// Rows, RowsOut, Duplicates, Refused and Bytes are what a batch or block holds and what became of it.
-func Rows(n int) attribute.KeyValue       { return sluiceRows.Int(n) }
-func RowsOut(n int) attribute.KeyValue    { return sluiceRowsOut.Int(n) }
+// Rows is how many rows came in.
+func Rows(n int) attribute.KeyValue { return sluiceRows.Int(n) }
+
+// RowsOut is how many of them, or made of them, went on.
+func RowsOut(n int) attribute.KeyValue { return sluiceRowsOut.Int(n) }
+
+// Duplicates is how many of them were dropped as such.
 func Duplicates(n int) attribute.KeyValue { return sluiceDuplicates.Int(n) }
-func Refused(n int) attribute.KeyValue    { return sluiceRefused.Int(n) }
-func Bytes(n int) attribute.KeyValue      { return sluiceBytes.Int(n) }
+
+// Refused is how many of them became dead letters.
+func Refused(n int) attribute.KeyValue { return sluiceRefused.Int(n) }
+
+// Bytes is the size of a block, uncompressed.
+func Bytes(n int) attribute.KeyValue { return sluiceBytes.Int(n) }
 
 // Unlinked is how many traces came together beyond those that are linked.
 func Unlinked(n int) attribute.KeyValue { return sluiceUnlinked.Int(n) }

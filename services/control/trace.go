@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/IBM/sarama"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -172,7 +171,7 @@ func (t *tracer) offset(ctx context.Context, c *kafka.Cluster, at *controlv1.Tra
 }
 
 // record notes what the record itself tells.
-func (t *tracer) record(e *traced, msg *sarama.ConsumerMessage) {
+func (t *tracer) record(e *traced, msg *kafka.Message) {
 	e.event.Timestamp = timestamppb.New(msg.Timestamp)
 	rec := rows.Record{Topic: msg.Topic, Partition: msg.Partition, Offset: msg.Offset, TimestampMS: msg.Timestamp.UnixMilli(), Key: msg.Key, Value: msg.Value}
 	for _, h := range msg.Headers {
