@@ -14,8 +14,12 @@ import (
 const (
 	readAheadMessages = 256
 	readAheadBytes    = 16 << 20
-	// verifyInterval is how often an idle reader looks whether the log is what it was.
-	verifyInterval = time.Second
+	// heartbeat is how often the server says that it still feeds a reader for whom it has nothing.
+	heartbeat = time.Second
+	// verifyInterval is how often an idle reader looks whether the log is what it was. It is longer than two heartbeats: the
+	// client only misses them within one wait, and only then asks for another consumer. The server forgets, without a
+	// word, the one of a reader that pauses for longer than InactiveThreshold.
+	verifyInterval = 3 * heartbeat
 )
 
 // Message is a message of a lane.
@@ -92,7 +96,7 @@ func OpenReader(ctx context.Context, js jetstream.JetStream, log Log, lane int, 
 	}
 	iter, err := consumer.Messages(
 		jetstream.PullMaxMessagesWithBytesLimit(readAheadMessages, readAheadBytes),
-		jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
+		jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return nil, fmt.Errorf("read lane %d of %s: %w", lane, log.Stream(), err)
 	}
