@@ -62,7 +62,7 @@ func (s *session) insert(ctx context.Context, i Insert) (err error) {
 	if err := s.sendQuery(ctx, i); err != nil {
 		return err
 	}
-	var columns proto.ColInfoInput
+	var columns tableColumns
 	code, err := s.next(&columns)
 	if err != nil {
 		return err
@@ -75,7 +75,7 @@ func (s *session) insert(ctx context.Context, i Insert) (err error) {
 			return fmt.Errorf("%w: %w", ErrNotSent, err)
 		}
 	}
-	changed := differences(columns, i.Columns)
+	changed := differences(columns.ColInfoInput, i.Columns)
 	if err := s.sendData(i.Columns); err != nil {
 		return s.answerAfter(changed, err)
 	}

@@ -114,17 +114,15 @@ func (s *session) numbers(sql string) ([]int, error) {
 	}
 	var out []int
 	for {
-		var rows proto.ColUInt64
-		code, err := s.next(proto.Results{{Name: rowColumn, Data: &rows}})
+		var numbers rowNumbers
+		code, err := s.next(&numbers)
 		if err != nil {
 			return nil, err
 		}
 		if code == proto.ServerCodeEndOfStream {
 			return out, nil
 		}
-		for _, row := range rows {
-			out = append(out, int(row))
-		}
+		out = append(out, numbers.rows...)
 	}
 }
 

@@ -114,10 +114,10 @@ func (b *scanned) DecodeResult(r *proto.Reader, _ int, head proto.Block) error {
 		b.columns, b.types = make([]*native.Column, len(b.names)), make([]string, len(b.names))
 	}
 	for i, name := range b.names {
-		if _, err := r.Str(); err != nil { // the name: the order is ours
+		if _, err := readText(r); err != nil { // the name: the order is ours
 			return err
 		}
-		typ, err := r.Str()
+		typ, err := readText(r)
 		if err != nil {
 			return err
 		}

@@ -124,7 +124,7 @@ func (s *session) handshake(e endpoint) error {
 	default:
 		return fmt.Errorf("not a ClickHouse native port: it answers with packet %d", code)
 	}
-	if err := s.hello.DecodeAware(s.in, revision); err != nil {
+	if s.hello, err = readHello(s.in); err != nil {
 		return err
 	}
 	s.revision = min(revision, s.hello.Revision)
@@ -140,15 +140,6 @@ func (s *session) send(b []byte) error {
 		return err
 	}
 	return s.out.Flush()
-}
-
-// exception reads a server's answer that something is wrong; nil is never returned.
-func (s *session) exception() error {
-	var e proto.Exception
-	if err := e.DecodeAware(s.in, s.revision); err != nil {
-		return fmt.Errorf("read an exception: %w", err)
-	}
-	return &ServerError{Code: int(e.Code), Name: e.Name, Message: e.Message, Addr: s.addr}
 }
 
 // next reads packets until one that matters: Data (of an insert, the table's columns), which is read into the
@@ -176,14 +167,10 @@ func (s *session) next(into proto.Result) (proto.ServerCode, error) {
 			var p proto.Profile
 			err = p.DecodeAware(s.in, s.revision)
 		case proto.ServerCodeTableColumns:
-			var t proto.TableColumns
-			err = t.DecodeAware(s.in, s.revision)
-		case proto.ServerProfileEvents:
-			var events proto.ProfileEvents
-			err = s.readBlock(events.Result(), false)
-		case proto.ServerCodeLog:
-			var logs proto.Logs
-			err = s.readBlock(logs.Result(), false)
+			var name, columns string
+			err = readTexts(s.in, &name, &columns)
+		case proto.ServerProfileEvents, proto.ServerCodeLog:
+			err = s.readBlock(discarded{}, false)
 		default:
 			return 0, fmt.Errorf("read the answer: unexpected packet %d", n)
 		}
@@ -191,19 +178,4 @@ func (s *session) next(into proto.Result) (proto.ServerCode, error) {
 			return 0, fmt.Errorf("read the answer: %w", err)
 		}
 	}
-}
-
-func (s *session) readBlock(into proto.Result, compressed bool) error {
-	if _, err := s.in.Str(); err != nil { // name of an external table: always empty
-		return err
-	}
-	if compressed {
-		s.in.EnableCompression()
-		defer s.in.DisableCompression()
-	}
-	var b proto.Block
-	if err := b.DecodeBlock(s.in, s.revision, into); err != nil {
-		return fmt.Errorf("read a block: %w", err)
-	}
-	return nil
 }
