@@ -83,9 +83,20 @@ func (w *Writer) renew(ctx context.Context, next fence) error {
 		w.lost = true
 		return ErrFenced
 	}
+	if msg.Sequence < w.held.sequence {
+		return w.lose("a later fence is gone")
+	}
+	if err := w.intact(ctx); err != nil {
+		return err
+	}
 	held, err := w.claim(ctx, msg.Sequence, next)
 	if err != nil {
 		return err
+	}
+	for _, last := range w.newest {
+		if held.sequence <= last.sequence {
+			return w.lose("sequences are given out again")
+		}
 	}
 	w.held = held
 	return nil

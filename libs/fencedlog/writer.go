@@ -69,15 +69,17 @@ type Writer struct {
 	unsettled atomic.Int64 // bytes appended since the last Settle
 
 	mu       sync.Mutex
-	held     fence // guarded by mu; our last fence
-	lost     bool  // guarded by mu; another took the fence
-	maxBytes int64 // fixed by Open; limit of the log, 0 without
+	held     fence        // guarded by mu; our last fence
+	lost     bool         // guarded by mu; another took the fence, or the log lost what we had appended
+	newest   map[int]sent // guarded by mu; our last message by lane
+	conn     uint64       // guarded by mu; how often the connection had been made anew when all that was last known to be there
+	maxBytes int64        // fixed by Open; limit of the log, 0 without
 }
 
 // Open becomes the writer of that name and fences off the one before. It waits while JetStream or
 // the stream is not there, until ctx ends.
 func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, opts Options) (*Writer, Recovered, error) {
-	w := &Writer{js: js, log: log, name: writer, session: nuid.Next(), wait: opts.Wait}
+	w := &Writer{js: js, log: log, name: writer, session: nuid.Next(), wait: opts.Wait, newest: map[int]sent{}}
 	if w.wait == nil {
 		w.wait = func(error) {}
 	}
@@ -88,8 +90,9 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 		if err != nil {
 			return fmt.Errorf("take the fence of %s in %s: %w", writer, log.Stream(), err)
 		}
+		conn := w.connections()
 		w.mu.Lock()
-		w.held = held
+		w.held, w.conn = held, conn
 		w.mu.Unlock()
 		// Only now: whatever the writer before us had in flight is either in or refused.
 		rec = Recovered{Body: held.body, Last: make(map[int]Last, len(opts.Lanes))}
@@ -100,6 +103,7 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 			}
 			if last.Sequence != 0 {
 				rec.Last[lane] = last
+				w.note(lane, last.Sequence, last.Position)
 			}
 		}
 		return nil
@@ -135,6 +139,7 @@ func (w *Writer) Append(ctx context.Context, lane int, position string, data []b
 			}
 			if last.Position == position {
 				appended = last.Sequence
+				w.note(lane, last.Sequence, position)
 				return nil
 			}
 			unknown = false
@@ -143,12 +148,20 @@ func (w *Writer) Append(ctx context.Context, lane int, position string, data []b
 		if err != nil {
 			return err
 		}
+		if err := w.check(ctx); err != nil {
+			return err
+		}
 		ack, err := w.publish(ctx, msg, fence, w.log.fence(w.name))
 		if err != nil {
 			unknown, suspect = !refusedForNow(err), fence
 			return err
 		}
+		unknown, suspect = true, fence // until it is known that all before it is there
+		if err := w.follows(ctx, lane, ack.Sequence); err != nil {
+			return err
+		}
 		appended = ack.Sequence
+		w.note(lane, ack.Sequence, position)
 		return nil
 	})
 	if err != nil {

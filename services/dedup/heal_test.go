@@ -354,3 +354,54 @@ func TestOutputLostBeyondWhatIsKept(t *testing.T) {
 	s.storeSink()
 	require.ErrorIs(t, s.run(t.Context(), newOwner(), 0), fencedlog.ErrTailLost)
 }
+
+// TestHealsWhileItRuns: the log is cut, and filled again beyond where the lane stood, under a lane that never stops.
+func TestHealsWhileItRuns(t *testing.T) {
+	for name, lost := range map[string]string{"ingest": ingestStream, "dedup": dedupStream} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t, 8)
+			s.produce(60)
+			s.ingest()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			ended := make(chan struct{})
+			go func() { // as the lane manager does
+				defer close(ended)
+				for ctx.Err() == nil {
+					_ = s.run(ctx, newOwner(), 0)
+					select {
+					case <-ctx.Done():
+					case <-time.After(20 * time.Millisecond):
+					}
+				}
+			}()
+			stored := func(what string, done func(*eventv1.Manifest) bool) {
+				t.Helper()
+				require.Eventually(t, func() bool {
+					kv, err := s.js.KeyValue(t.Context(), checkpoint.Bucket("p"))
+					if err != nil {
+						return false
+					}
+					e, err := kv.Get(t.Context(), "dedup.0.manifest")
+					m := &eventv1.Manifest{}
+					return err == nil && proto.Unmarshal(e.Value(), m) == nil && done(m)
+				}, 60*time.Second, 5*time.Millisecond, what)
+			}
+			caughtUp := func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() >= s.last }
+			stored("first", caughtUp)
+			s.drain()
+			earlier := s.copyStore()
+			s.produce(60)
+			s.ingest()
+			stored("what will be lost", caughtUp)
+			s.drain()
+			s.putBack(earlier, lost)
+			s.produce(150)
+			s.ingest()
+			stored("healed", func(m *eventv1.Manifest) bool { return m.GetHealed().GetWhat() != "" && caughtUp(m) })
+			cancel(lanes.ErrStopping)
+			<-ended
+			s.drain()
+			s.checkTable(nil)
+		})
+	}
+}
