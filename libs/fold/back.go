@@ -1,0 +1,121 @@
+package fold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
+	"sluice/libs/checkpoint"
+	"sluice/libs/fencedlog"
+)
+
+// goBack chooses the checkpoint to go on from when the output log has lost its tail, or says why there is none.
+func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.Manifest) (*eventv1.Manifest, error) {
+	kept := l.state.Earlier()
+	lost := fmt.Errorf("%w: %s covers the input of lane %d up to %s, the checkpoint up to %s",
+		fencedlog.ErrTailLost, l.Output.Stream(), l.Lane, published, covers(newest))
+	at := -1
+	for i, m := range kept {
+		if published.covers(covers(m)) {
+			at = i
+		}
+	}
+	if at < 0 {
+		// What is lost before the oldest one need not come again if the next stage has it.
+		if len(kept) == 0 {
+			return nil, lost
+		}
+		at = 0
+		have, err := l.nextHad(ctx, kept[0])
+		if err != nil {
+			return nil, err
+		}
+		if !have {
+			return nil, fmt.Errorf("%w; the oldest checkpoint that is kept covers up to %s", lost, covers(kept[0]))
+		}
+	}
+	m := l.state.GoBack(at)
+	m.Healed = proto.CloneOf(newest.GetHealed())
+	if m.Healed == nil {
+		m.Healed = &eventv1.Healing{}
+	}
+	m.Healed.What = fmt.Sprintf("%v. It goes on from an earlier checkpoint, of sequence %d, and puts out again what was lost", lost, m.GetCoveredSequence())
+	m.Healed.Ms = time.Now().UnixMilli()
+	l.Log.Warn("log lost its tail: back to an earlier checkpoint", "log", l.Output.Stream(), "published", published.String(), "covered", m.GetCoveredSequence())
+	return m, nil
+}
+
+func covers(m *eventv1.Manifest) position {
+	return position{epoch: m.GetEpoch(), step: m.GetCoveredSequence(), part: whole}
+}
+
+// reached is how far the next stage has come in an output lane.
+func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error) {
+	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
+}
+
+// nextReached is the sequence of the output log up to which the next stage has everything, in all output lanes; 0 while it has yet to
+// notice that the log has lost its tail.
+func (l *lane) nextReached(ctx context.Context) (uint64, error) {
+	lowest := uint64(math.MaxUint64)
+	var marks []fencedlog.Mark
+	for _, lane := range l.Outputs {
+		next, err := l.reached(ctx, lane)
+		if err != nil {
+			return 0, err
+		}
+		lowest = min(lowest, next.Sequence)
+		marks = append(marks, fencedlog.Mark{Sequence: next.Sequence, Time: next.Time})
+	}
+	if err := fencedlog.VerifyAll(ctx, l.JS, l.Output, marks); err != nil {
+		if errors.Is(err, fencedlog.ErrTailLost) {
+			return 0, nil
+		}
+		return 0, err
+	}
+	return lowest, nil
+}
+
+// nextHad tells whether the next stage has everything that was put out before a checkpoint was made of which the output log has lost the
+// end: the numbers mean nothing in the log as it is now. Either
+// the next stage has not noticed that yet, and its numbers are those of before, too; or it says which rows it has.
+func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
+	for _, lane := range l.Outputs {
+		next, err := l.reached(ctx, lane)
+		if err != nil {
+			return false, err
+		}
+		err = fencedlog.Verify(ctx, l.JS, l.Output, next.Sequence, next.Time)
+		if errors.Is(err, fencedlog.ErrTailLost) && next.Sequence >= m.GetOutput().GetSequence() {
+			continue
+		}
+		if err != nil && !errors.Is(err, fencedlog.ErrTailLost) {
+			return false, err
+		}
+		if len(l.Outputs) > 1 {
+			return false, nil // which rows are of which lane is not known
+		}
+		ours, err := batch.TakenOf(m.GetTaken())
+		if err != nil {
+			return false, err
+		}
+		theirs, err := batch.TakenOf(next.Taken)
+		if err != nil {
+			return false, err
+		}
+		has := batch.NewTaken()
+		has.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
+			return ingestWriter(source, partition), writer == l.Options.writer()
+		})
+		if len(ours.Ahead(has)) > 0 {
+			return false, nil
+		}
+	}
+	return true, nil
+}
