@@ -19,9 +19,7 @@ import (
 // packages of others once more would take longer than all the rest of the test, and test the compiler.
 func compiled(t testing.TB) []string {
 	t.Helper()
-	out, err := exec.Command("go", "env", "GOCACHE").Output()
-	require.NoError(t, err)
-	cacheDir := strings.TrimSpace(string(out))
+	cacheDir := goEnv(t, "GOCACHE")
 	programs, err := filepath.Glob(filepath.Join(root(t), "services", "*", "cmd", "*"))
 	require.NoError(t, err)
 	outputs := map[string]bool{} // by the id of the compiled package

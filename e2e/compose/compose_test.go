@@ -3,6 +3,7 @@
 package compose
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -230,13 +231,26 @@ func (p *project) checkPage() {
 	}
 }
 
-// checkTraces asks Jaeger which services have sent it spans.
+// checkTraces waits until Jaeger knows every service that the events go through.
 func (p *project) checkTraces() {
 	p.t.Helper()
-	resp, err := http.Get("http://" + p.ports["JAEGER_PORT"] + "/api/services")
-	require.NoError(p.t, err)
-	defer resp.Body.Close()
-	require.Equal(p.t, http.StatusOK, resp.StatusCode)
+	stack.Await(p.t, time.Minute, "spans of every service in Jaeger", func() (bool, any) {
+		resp, err := http.Get("http://" + p.ports["JAEGER_PORT"] + "/api/services")
+		if err != nil {
+			return false, err
+		}
+		defer resp.Body.Close()
+		var services struct{ Data []string }
+		if err := json.NewDecoder(resp.Body).Decode(&services); err != nil {
+			return false, err
+		}
+		for _, name := range []string{"sluice-ingestor", "sluice-dedup", "sluice-sink"} {
+			if !slices.Contains(services.Data, name) {
+				return false, services.Data
+			}
+		}
+		return true, nil
+	})
 }
 
 // demo runs the profile of that name with an end.

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"sluice/e2e/compose/internal/engine"
@@ -63,8 +62,9 @@ func open(t testing.TB) *project {
 		// What no tag names any more: images of earlier commits, and old steps of builds.
 		ctx := context.WithoutCancel(t.Context())
 		for _, prune := range [][]string{{"image", "prune", "--force"}, {"builder", "prune", "--force", "--keep-storage", "3GB"}} {
-			_, err := e.Docker(ctx, prune...)
-			assert.NoError(t, err)
+			if _, err := e.Docker(ctx, prune...); err != nil {
+				t.Error(err) // and stop the engine nevertheless
+			}
 		}
 		require.NoError(t, e.Stop())
 	})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -100,22 +101,23 @@ func natsBinary(t testing.TB) string {
 	return program
 }
 
+// goEnv is a setting of the toolchain.
+func goEnv(t testing.TB, name string) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", name).Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
 // modules is a directory from which a build without network gets what the programs need.
 func modules(t testing.TB) string {
 	t.Helper()
 	dir := cache(t, "compose-modules")
 	cmd := exec.Command("go", "mod", "download")
 	cmd.Dir = filepath.Join(root(t), "cmd", "sluice")
-	out, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY").Output()
-	require.NoError(t, err)
-	var have, proxy string
-	_, err = fmt.Sscanln(string(out), &have)
-	require.NoError(t, err)
-	_, err = fmt.Sscanf(string(out[len(have):]), "\n%s", &proxy)
-	require.NoError(t, err)
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOMODCACHE="+dir, "GOFLAGS=-modcacherw",
-		"GOPROXY=file://"+filepath.Join(have, "cache", "download")+","+proxy)
-	out, err = cmd.CombinedOutput()
+		"GOPROXY=file://"+filepath.Join(goEnv(t, "GOMODCACHE"), "cache", "download")+","+goEnv(t, "GOPROXY"))
+	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return filepath.Join(dir, "cache", "download")
 }
@@ -160,6 +162,6 @@ func parts(t testing.TB) standin.Parts {
 	return standin.Parts{
 		Busybox: find("busybox"), Bash: find("bash-static"), NATS: natsBinary(t), Jaeger: jaegerBinary(t),
 		KafkaLib: lib, KafkaTools: kafkaToolsJar(ctx, t), JavaHome: filepath.Dir(filepath.Dir(find("java"))),
-		Sluice: sluice, Engine: engine, Client: find("clickhouse-client"), Modules: modules(t), Compiled: compiled(t),
+		Sluice: sluice, Engine: engine, Client: find("clickhouse-client"), GoRoot: goEnv(t, "GOROOT"), Modules: modules(t), Compiled: compiled(t),
 	}
 }

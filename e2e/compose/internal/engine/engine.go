@@ -31,7 +31,7 @@ type Engine struct {
 
 	docker string
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when dockerd has ended
 	log    string
 	run    string // sockets and pids, removed by Stop
 	bridge bool   // made by this engine, and removed by Stop where the machine has ip
@@ -66,7 +66,7 @@ func Start(ctx context.Context, cache string) (*Engine, error) {
 	}
 	e := &Engine{
 		Host: "unix://" + filepath.Join(run, "docker.sock"), docker: docker,
-		log: filepath.Join(run, "log"), run: run, exited: make(chan error, 1),
+		log: filepath.Join(run, "log"), run: run, exited: make(chan struct{}),
 	}
 	log, err := os.Create(e.log)
 	if err != nil {
@@ -85,7 +85,10 @@ func Start(ctx context.Context, cache string) (*Engine, error) {
 	if err := e.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start dockerd: %w", err)
 	}
-	go func() { e.exited <- e.cmd.Wait() }()
+	go func() {
+		defer close(e.exited)
+		_ = e.cmd.Wait() // how it ended is in ProcessState
+	}()
 	if err := e.wait(ctx); err != nil {
 		err = fmt.Errorf("%w: %w\n%s", ErrUnavailable, err, e.tail())
 		return nil, errors.Join(err, e.Stop())
@@ -107,9 +110,8 @@ func (e *Engine) wait(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case err := <-e.exited:
-			e.exited <- err
-			return fmt.Errorf("dockerd ended: %w", err)
+		case <-e.exited:
+			return fmt.Errorf("dockerd ended: %s", e.cmd.ProcessState)
 		case <-ctx.Done():
 			return fmt.Errorf("dockerd does not answer: %w", ctx.Err())
 		}

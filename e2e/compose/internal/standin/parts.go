@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
 )
 
@@ -21,6 +20,8 @@ type Parts struct {
 	// Sluice is the sluice program that can load the engine; Engine is libchdb.so; Client is a program that
 	// takes clickhouse-client's --host and --query.
 	Sluice, Engine, Client string
+	// GoRoot is the Go toolchain's directory.
+	GoRoot string
 	// Modules is a directory that Go's GOPROXY=file:// serves modules from, Compiled are files of a build cache.
 	Modules  string
 	Compiled []string
@@ -46,17 +47,16 @@ func (p Parts) recipe(tag string) (image, error) {
 
 // golang is the toolchain that runs this test. Modules come from a directory: the builds have no network.
 func (p Parts) golang() image {
-	goroot := runtime.GOROOT()
 	return image{
 		config: []string{
 			"ENV PATH=/usr/local/go/bin:/bin GOPATH=/go GOPROXY=file:///modules GOSUMDB=off GOFLAGS=-buildvcs=false GOCACHE=/cache",
 			"WORKDIR /go",
 		},
-		inputs: []string{p.Busybox, filepath.Join(goroot, "bin", "go"), p.Modules},
+		inputs: []string{p.Busybox, filepath.Join(p.GoRoot, "bin", "go"), p.Modules},
 		names:  p.Compiled,
 		write: func(r *rootfs) {
 			r.shell(p.Busybox)
-			r.tree("/usr/local/go", goroot, func(rel string) bool {
+			r.tree("/usr/local/go", p.GoRoot, func(rel string) bool {
 				return rel == "test" || rel == "api" || rel == "doc" || rel == "misc" || strings.HasSuffix(rel, "/testdata")
 			})
 			r.tree("/modules", p.Modules, nil)
