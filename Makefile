@@ -74,6 +74,7 @@ deploy-check: ## Check compose.yaml as Compose reads it, and the Nomad jobs as N
 .PHONY: bench
 bench: parts build ## Measure events/s end to end and CPU per event, against the budgets
 	$(GO) run ./bench
+	$(GO) test -run '^$$' -bench Join -benchtime 100x ./services/join
 
 .PHONY: generate
 generate: tools ## Generate gen/ from proto/

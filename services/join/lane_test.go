@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -545,4 +546,38 @@ func untrimmed(rows []joined) []string {
 		}
 	}
 	return out
+}
+
+// TestLargeRows: a pair that no message takes is a dead letter, one that shrinks enough is put out; a replay of what is in the log counts both as before.
+func TestLargeRows(t *testing.T) {
+	w := newWorld(t, nil)
+	w.produce("orders", `{"order":"too large"}`)
+	most := int(w.nc.MaxPayload())
+	part := most * 2 / 3
+	noise := make([]byte, 2*part)
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range noise {
+		noise[i] = 'A' + byte(random.IntN(58))%26 | byte(random.IntN(2))<<5
+	}
+	orders, users := w.producer("orders", 0), w.producer("users", 0)
+	users.send(user(100_000, "ann", `"`+string(noise[:part])+`"`, 31, ""))
+	users.send(user(100_000, "bob", `"`+strings.Repeat("b", part)+`"`, 32, ""))
+	orders.send(event{100_000, "ann", []string{`"` + string(noise[part:]) + `"`, "1"}})
+	orders.send(event{100_000, "bob", []string{`"` + strings.Repeat("c", part) + `"`, "2"}}, order(100_000, "bob", "small", 3))
+	for range 2 { // the second time from the beginning: there is no checkpoint, but all is in the log
+		o := newOwner()
+		stop := w.running(o, w.js, time.Hour)
+		s := w.covered(o)
+		require.EqualValues(t, 2, s.GetTally().GetRows())
+		require.EqualValues(t, 1, s.GetTally().GetDeadLetters())
+		require.Eventually(t, func() bool {
+			rows, _ := w.output()
+			return len(rows) == 2 && len(w.letters()) == 1
+		}, 60*time.Second, 10*time.Millisecond)
+		_ = stop(lanes.ErrLost)
+	}
+	rows, _ := w.output()
+	require.Len(t, rows, 2)
+	require.Contains(t, w.letters()[0].GetReason(), fmt.Sprintf("more than a message of %d bytes takes", most))
+	require.Equal(t, `{"order":"too large"}`, string(w.letters()[0].GetValue()))
 }

@@ -60,8 +60,7 @@ func (p *parts) reset() {
 
 // Pair puts a pair out.
 func (p *parts) Pair(left, right *state.Row) error {
-	if p.in.Published {
-		p.in.Tally.Rows++
+	if p.known(size(left, right)) {
 		return nil
 	}
 	revision, err := p.core.layouts.revision(left.Revision, right.Revision)
@@ -73,18 +72,32 @@ func (p *parts) Pair(left, right *state.Row) error {
 
 // Unmatched puts a left row out alone.
 func (p *parts) Unmatched(left *state.Row) error {
-	if p.in.Published {
-		p.in.Tally.Rows++
+	if p.known(size(left, nil)) {
 		return nil
 	}
 	return p.row(left, nil, left.Revision)
 }
 
-func (p *parts) row(left, right *state.Row, revision uint64) error {
-	size := len(left.Cells) + batch.OriginBytes
-	if right != nil {
-		size += len(right.Cells)
+// known counts a row of a step whose messages are all in the log. Of a large one it must be seen again whether it was refused.
+func (p *parts) known(size int) bool {
+	if !p.in.Published || size > partBytes {
+		return false
 	}
+	p.in.Tally.Rows++
+	return true
+}
+
+// size is what a row takes of a message.
+func size(left, right *state.Row) int {
+	n := len(left.Cells) + batch.OriginBytes
+	if right != nil {
+		n += len(right.Cells)
+	}
+	return n
+}
+
+func (p *parts) row(left, right *state.Row, revision uint64) error {
+	size := size(left, right)
 	full := p.rows > 0 && (p.bytes+size > partBytes || p.rows >= partRows)
 	if full || p.columns != nil && p.columns.revision != revision {
 		if err := p.flush(); err != nil {
