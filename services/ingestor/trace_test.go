@@ -49,7 +49,7 @@ func TestABatchGoesOnFromTheFirstTrace(t *testing.T) {
 	require.Equal(t, batch.SpanContext.SpanID(), other.Links[0].SpanContext.SpanID())
 	attributes := map[string]string{}
 	for _, a := range batch.Attributes {
-		attributes[string(a.Key)] = a.Value.Emit()
+		attributes[string(a.Key)] = a.Value.String()
 	}
 	require.Equal(t, map[string]string{
 		"sluice.pipeline": "p", "sluice.source": "orders", "sluice.lane": "2", "sluice.sequence": "77",

@@ -22,11 +22,10 @@ type blockSpans struct {
 	tracer  trace.Tracer
 	lane    *lane
 	batches []trace.Span
-	first   trace.SpanContext
 	insert  trace.SpanContext // of the last attempt
 }
 
-// begin starts the spans of a block's batches. The context that it returns carries the first one's.
+// beginSpans starts the spans of a block's batches. The context that it returns carries the first one's.
 func (l *lane) beginSpans(ctx context.Context, b *filled) (context.Context, *blockSpans) {
 	if !telemetry.Enabled(l.tracer) {
 		return ctx, nil
@@ -48,10 +47,10 @@ func (l *lane) beginSpans(ctx context.Context, b *filled) (context.Context, *blo
 		if !n.batch.GetJoined() {
 			span.SetAttributes(telemetry.Offsets(n.batch.GetPartition(), n.batch.GetFirstOffset(), n.batch.GetLastOffset())...)
 		}
-		if len(s.batches) == 0 {
-			ctx, s.first = trace.ContextWithSpan(ctx, span), span.SpanContext()
-		}
 		s.batches = append(s.batches, span)
+	}
+	if len(s.batches) > 0 {
+		ctx = trace.ContextWithSpan(ctx, s.batches[0])
 	}
 	return ctx, s
 }
