@@ -34,7 +34,6 @@ type mapKey struct {
 type input struct {
 	columns []*controlv1.SchemaColumn
 	cells   []*native.Cells
-	wires   [][]byte // scratch
 }
 
 // output is the columns of one revision.

@@ -17,7 +17,7 @@ const batchBytes = 2 << 20
 // Put adds rows.
 func (d *DB) Put(rows []state.Row) error {
 	b := d.db.NewBatch()
-	defer func() { b.Close() }()
+	defer func() { _ = b.Close() }() // it only gives memory back
 	for i := range rows {
 		r := &rows[i]
 		d.key = rowKey(d.key[:0], r.Side, r.Key, r.TimeMS, r.Seq)
@@ -33,7 +33,7 @@ func (d *DB) Put(rows []state.Row) error {
 			if err := b.Commit(pebble.NoSync); err != nil {
 				return fmt.Errorf("put rows: %w", err)
 			}
-			b.Close()
+			_ = b.Close()
 			b = d.db.NewBatch()
 		}
 	}

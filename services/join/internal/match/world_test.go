@@ -30,8 +30,6 @@ type world struct {
 
 	// What a checkpoint holds: the frames with their buckets, as long as they are of use.
 	frames []state.Frame
-	saved  []byte
-	counts match.Counts
 	clock  int64 // of the log
 	frozen *frozen
 }
