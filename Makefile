@@ -57,9 +57,11 @@ e2e: parts build ## Run the end-to-end tests: processes, real Kafka, both ClickH
 
 FAULTS ?= 60
 SEED   ?= 0
+# What is under test: dedup or join.
+PIPELINE ?= dedup
 .PHONY: e2e-chaos
-e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULTS=1000 SEED=7 for the long form
-	$(GO) run ./e2e/chaos -faults $(FAULTS) -seed $(SEED)
+e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULTS=1000 SEED=7 for the long form, PIPELINE=join
+	$(GO) run ./e2e/chaos -pipeline $(PIPELINE) -faults $(FAULTS) -seed $(SEED)
 
 .PHONY: e2e-compose
 e2e-compose: parts ## Run compose.yaml on a Docker engine of the test's own: scale, kill, compare the rows

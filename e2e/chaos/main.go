@@ -16,6 +16,7 @@ import (
 
 // Config is a run.
 type Config struct {
+	Job    Job           // the pipeline
 	Faults int           // how many
 	Seed   uint64        // of the schedule and of the events
 	Rate   int           // events a second
@@ -31,6 +32,7 @@ type Config struct {
 
 func main() {
 	var c Config
+	name := flag.String("pipeline", JobDedup, "pipeline to test: "+JobDedup+" or "+JobJoin)
 	flag.IntVar(&c.Faults, "faults", 60, "number of faults")
 	flag.Uint64Var(&c.Seed, "seed", 0, "seed of schedule and events; 0: a random one")
 	flag.IntVar(&c.Rate, "rate", 2500, "events a second")
@@ -46,12 +48,16 @@ func main() {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64N(1_000_000) + 1
 	}
+	var err error
+	if c.Job, err = newJob(*name, c.Seed, c.Rate); err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		os.Exit(2)
+	}
 	if *long == "long" {
 		*long = outages
 	}
 	if *long != "" {
-		var err error
-		if c.Outages, err = ParseOutages(*long); err != nil {
+		if c.Outages, err = ParseOutages(*long, c.Job.Stages()); err != nil {
 			fmt.Fprintln(os.Stderr, "chaos:", err)
 			os.Exit(2)
 		}
@@ -79,7 +85,7 @@ func (c Config) plan() []Step {
 	if len(c.Outages) > 0 {
 		return outagePlan(c.Outages)
 	}
-	return Plan(c.Seed, c.Faults)
+	return Plan(c.Seed, c.Faults, c.Job.Stages())
 }
 
 // run prepares the directory and removes it after a success.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,8 +20,9 @@ type Outage struct {
 // that all of theirs have run out, too.
 const outages = ClickHouse + "=10m," + NATS + "=2m," + Kafka + "=2m"
 
-// ParseOutages reads "clickhouse=10m,nats=2m".
-func ParseOutages(text string) (out []Outage, err error) {
+// ParseOutages reads "clickhouse=10m,nats=2m", of a pipeline with these stages.
+func ParseOutages(text string, stages []string) (out []Outage, err error) {
+	parts := partsOf(stages)
 	for item := range strings.SplitSeq(text, ",") {
 		target, duration, ok := strings.Cut(strings.TrimSpace(item), "=")
 		if !ok || !slices.Contains(parts, target) {
@@ -41,7 +41,7 @@ func ParseOutages(text string) (out []Outage, err error) {
 func outagePlan(all []Outage) (plan []Step) {
 	for _, o := range all {
 		f := Fault{Action: Kill, Target: o.Target, For: o.For}
-		if slices.Contains(stages, o.Target) {
+		if !slices.Contains(single, o.Target) {
 			f.Action = KillAll
 		}
 		plan = append(plan, Step{After: calmBefore, Faults: []Fault{f}})
@@ -92,17 +92,4 @@ func (r *Run) sufferOutages(ctx context.Context, storm *Storm, memory *Memory, a
 		r.say("%s was down for %s: %d events behind, caught up %s after it was back", o.Target, o.For, behind, time.Since(back).Round(time.Second))
 	}
 	return nil
-}
-
-// lag is how many events are not in the table yet; false as long as nobody can say.
-func (r *Run) lag(ctx context.Context, stack *Stack) (uint64, bool) {
-	out, err := stack.Sluice(ctx, "", "status", pipeline, "-o", "json")
-	var s struct {
-		Lag    uint64   `json:"lag"`
-		Errors []string `json:"errors"`
-	}
-	if err == nil {
-		err = json.Unmarshal([]byte(out), &s)
-	}
-	return s.Lag, err == nil && len(s.Errors) == 0
 }

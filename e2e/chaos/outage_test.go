@@ -11,16 +11,16 @@ import (
 )
 
 func TestOutagesAreRead(t *testing.T) {
-	all, err := ParseOutages(outages)
+	all, err := ParseOutages(outages, dedupStages)
 	require.NoError(t, err)
 	require.Equal(t, []Outage{{ClickHouse, 10 * time.Minute}, {NATS, 2 * time.Minute}, {Kafka, 2 * time.Minute}}, all)
-	all, err = ParseOutages("sink=1s, kafka=2s")
+	all, err = ParseOutages("sink=1s, kafka=2s", dedupStages)
 	require.NoError(t, err)
 	plan := outagePlan(all)
 	require.Equal(t, KillAll, plan[0].Faults[0].Action, "all instances of a stage")
 	require.Equal(t, Kill, plan[1].Faults[0].Action)
-	for _, bad := range []string{"", "sink", "moon=1s", "sink=later", "sink=-1s"} {
-		_, err := ParseOutages(bad)
+	for _, bad := range []string{"", "sink", "moon=1s", "sink=later", "sink=-1s", "join=1s"} {
+		_, err := ParseOutages(bad, dedupStages)
 		require.ErrorContains(t, err, "outage ", bad)
 	}
 }
@@ -30,7 +30,7 @@ func TestMemoryIsWatched(t *testing.T) {
 	if _, ok := residentMemory(os.Getpid()); !ok {
 		t.Skip("this system does not tell how much memory a process holds")
 	}
-	stack := &Stack{dir: t.TempDir(), stages: map[string][]*Part{}}
+	stack := &Stack{dir: t.TempDir(), order: []string{Sink}, stages: map[string][]*Part{}}
 	run := func(name string) *Part {
 		p := stack.part(name, "", nil, "60")
 		p.path, p.LogFile = "/bin/sleep", stack.dir+"/"+name

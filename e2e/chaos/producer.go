@@ -11,16 +11,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const (
-	topic      = "events"
-	partitions = 4
-	tick       = 10 * time.Millisecond
-)
+const tick = 10 * time.Millisecond
 
-// Producer writes the feed to Kafka at a steady rate, through whatever happens to Kafka.
+// Producer writes the records of a job to Kafka at a steady rate, through whatever happens to Kafka.
 type Producer struct {
 	client *kgo.Client
-	feed   *Feed
+	job    Job
 	rate   int // events a second
 
 	sent, acked atomic.Uint64
@@ -29,19 +25,21 @@ type Producer struct {
 	err error // guarded by mu: the first that a record met
 }
 
-func newProducer(ctx context.Context, addr string, seed uint64, rate int) (*Producer, error) {
-	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.DefaultProduceTopic(topic),
+func newProducer(ctx context.Context, addr string, job Job, rate int) (*Producer, error) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(100_000),
 		kgo.UnknownTopicRetries(-1), // a broker that has just restarted may not know it yet
 		kgo.ProducerLinger(2*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("make a producer: %w", err)
 	}
-	if _, err := kadm.NewClient(client).CreateTopic(ctx, partitions, 1, nil, topic); err != nil {
-		client.Close()
-		return nil, fmt.Errorf("make topic %s: %w", topic, err)
+	for _, t := range job.Topics() {
+		if _, err := kadm.NewClient(client).CreateTopic(ctx, t.Partitions, 1, nil, t.Name); err != nil {
+			client.Close()
+			return nil, fmt.Errorf("make topic %s: %w", t.Name, err)
+		}
 	}
-	return &Producer{client: client, feed: newFeed(seed), rate: rate}, nil
+	return &Producer{client: client, job: job, rate: rate}, nil
 }
 
 // Run sends until stop is closed; then it waits until Kafka has everything.
@@ -54,7 +52,7 @@ func (p *Producer) Run(ctx context.Context, stop <-chan struct{}) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-stop:
-			if err := p.client.Flush(ctx); err != nil {
+			if err := p.end(ctx); err != nil {
 				return fmt.Errorf("hand everything to Kafka: %w", err)
 			}
 			p.mu.Lock()
@@ -63,15 +61,26 @@ func (p *Producer) Run(ctx context.Context, stop <-chan struct{}) error {
 		case <-ticker.C:
 		}
 		for owed += float64(p.rate) * tick.Seconds(); owed >= 1; owed-- {
-			p.send(ctx, p.feed.Next())
+			p.send(ctx, p.job.Next())
 		}
 	}
 }
 
-func (p *Producer) send(ctx context.Context, e Event) {
+// end waits until Kafka has everything, and only then sends what ends it.
+func (p *Producer) end(ctx context.Context) error {
+	if err := p.client.Flush(ctx); err != nil {
+		return err
+	}
+	for _, r := range p.job.Last() {
+		p.send(ctx, r)
+	}
+	return p.client.Flush(ctx)
+}
+
+func (p *Producer) send(ctx context.Context, r Record) {
 	p.sent.Add(1)
-	r := &kgo.Record{Partition: e.Partition(partitions), Key: e.Key(), Value: e.JSON()}
-	p.client.Produce(ctx, r, func(_ *kgo.Record, err error) {
+	record := &kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value}
+	p.client.Produce(ctx, record, func(_ *kgo.Record, err error) {
 		if err == nil {
 			p.acked.Add(1)
 			return
@@ -79,7 +88,7 @@ func (p *Producer) send(ctx context.Context, e Event) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.err == nil {
-			p.err = fmt.Errorf("produce event %d, copy %d: %w", e.ID, e.N, err)
+			p.err = fmt.Errorf("produce %.80q: %w", r.Value, err)
 		}
 	})
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -45,7 +44,7 @@ func (r *Run) complain(format string, args ...any) {
 func (r *Run) do(ctx context.Context) (ok bool, err error) {
 	plan := r.plan()
 	r.say("seed %d, %d steps, %d events/s", r.Seed, len(plan), r.Rate)
-	stack, err := newStack(ctx, r.Bin, r.Dir, r.complain)
+	stack, err := newStack(ctx, r.Bin, r.Dir, r.Job.Stages(), r.complain)
 	if err != nil {
 		return false, err
 	}
@@ -55,18 +54,18 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 		return false, err
 	}
 	defer table.conn.Close()
-	if err := table.Make(ctx, r.Window); err != nil {
+	if err := table.Make(ctx, r.Job.Columns(), r.Window); err != nil {
 		return false, err
 	}
-	producer, err := newProducer(ctx, stack.kafkaLink.Addr(), r.Seed, r.Rate)
+	producer, err := newProducer(ctx, stack.kafkaLink.Addr(), r.Job, r.Rate)
 	if err != nil {
 		return false, err
 	}
 	defer producer.client.Close()
-	if _, err := stack.Sluice(ctx, r.spec(stack), "apply", "-f", "-"); err != nil {
+	if _, err := stack.Sluice(ctx, r.Job.Spec(stack.kafkaLink.Addr(), stack.clickhouse.Link.Addr()), "apply", "-f", "-"); err != nil {
 		return false, err
 	}
-	tap, err := newTap(stack.natsAddr)
+	tap, err := newTap(stack.natsAddr, r.Job.Stages())
 	if err != nil {
 		return false, err
 	}
@@ -103,55 +102,36 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 	if err := errors.Join(stormErr, <-produced); err != nil {
 		return false, r.failed(plan, stack, err)
 	}
-	calm := time.Now()
 	r.say("the storm is over after %d events: waiting for lag 0", producer.acked.Load())
-	out, waitErr := stack.Sluice(ctx, "", "wait", pipeline, "--timeout", r.Settle.String())
+	r.calm(ctx, stack)
 	blind()
-	if waitErr != nil {
-		status, _ := stack.Sluice(ctx, "", "status", pipeline)
-		r.complain("lag does not get 0: %v%s\n%s", waitErr, out, status)
-	} else {
-		r.say("lag 0 after %s", time.Since(calm).Round(100*time.Millisecond))
-	}
 	for _, line := range memory.Lines() {
 		fmt.Println(line)
 	}
 	return r.judge(ctx, plan, stack, producer, table, tap, storm, watch)
 }
 
-func (r *Run) spec(s *Stack) string {
-	return fmt.Sprintf(`
-id: %s
-source: {kafka: {brokers: ["%s"], topic: %s}}
-dedup: {key: [id], window: 24h}
-columns: [{name: at_partition, from: $partition}, {name: at_offset, from: $offset}]
-sink: {clickhouse: {addr: ["%s"], table: events}}
-batch: {max_delay: 100ms}
-`, pipeline, s.kafkaLink.Addr(), topic, s.clickhouse.Link.Addr())
-}
-
 // judge compares, and prints what there is to say.
 func (r *Run) judge(ctx context.Context, plan []Step, stack *Stack, producer *Producer, table *Table, tap *Tap,
 	storm *Storm, watch *Watch,
 ) (bool, error) {
-	truth, err := readTruth(ctx, stack.kafka.Addr(), producer.sent.Load())
+	truth, err := r.Job.Truth(ctx, stack.kafka.Addr(), producer.sent.Load())
 	if err != nil {
 		return false, r.failed(plan, stack, err)
 	}
 	r.letters(ctx, stack)
-	r.status(ctx, stack, truth)
+	r.status(ctx, stack, truth.Counts())
 	// After this nobody is left who could still insert.
 	if err := stack.StopServices(); err != nil {
 		r.complain("the services do not stop in good order: %v", err)
 	}
-	verdict := newVerdict(truth)
-	if err := table.Each(ctx, verdict.Add); err != nil {
+	verdict, err := truth.Compare(ctx, table)
+	if err != nil {
 		return false, r.failed(plan, stack, err)
 	}
-	exact := verdict.Finish()
-	ok := exact && len(r.complaints) == 0
-	if !exact {
-		if err := verdict.Explain(ctx, stack.kafka.Addr(), tap, r.say); err != nil {
+	ok := verdict.Exact() && len(r.complaints) == 0
+	if !verdict.Exact() {
+		if err := verdict.Explain(ctx, tap, r.say); err != nil {
 			r.say("cannot explain: %v", err)
 		}
 	}
@@ -164,46 +144,11 @@ func (r *Run) judge(ctx context.Context, plan []Step, stack *Stack, producer *Pr
 	for _, line := range kinds {
 		fmt.Println(line)
 	}
-	fmt.Printf("records %d (%d twice by the producer's retries), different events %d, rows %d, wrong rows %d\n",
-		truth.Records, truth.Twice, truth.IDs(), verdict.Rows, verdict.Wrong)
+	fmt.Printf("%s, rows %d, wrong rows %d\n", truth.Records(), verdict.Rows, verdict.Wrong)
 	fmt.Printf("longest stall %s, begun at %s\n", stall.Round(100*time.Millisecond), when)
 	fmt.Printf("seed %d, %s\n", r.Seed, time.Since(r.began).Round(time.Second))
-	fmt.Printf("faults %d, events %d, lost %d, repeated %d\n", total, truth.Records, verdict.Lost, verdict.Repeated)
+	fmt.Printf("faults %d, events %d, lost %d, repeated %d\n", total, truth.Counts().RecordsIn, verdict.Lost, verdict.Repeated)
 	return ok, nil
-}
-
-// letters complains about dead letters: every event is good.
-func (r *Run) letters(ctx context.Context, stack *Stack) {
-	out, err := stack.Sluice(ctx, "", "dlq", "ls", pipeline, "-o", "json")
-	switch {
-	case err != nil:
-		r.complain("the dead letters cannot be listed: %v", err)
-	case out != "":
-		r.complain("there are dead letters: %.2000s", out)
-	}
-}
-
-// status complains when the counts that users see are not exact.
-func (r *Run) status(ctx context.Context, stack *Stack, truth *Truth) {
-	out, err := stack.Sluice(ctx, "", "status", pipeline, "-o", "json")
-	var s struct {
-		RecordsIn   uint64 `json:"records_in"`
-		Duplicates  uint64 `json:"duplicates"`
-		DeadLetters uint64 `json:"dead_letters"`
-		RowsOut     uint64 `json:"rows_out"`
-	}
-	if err == nil {
-		err = json.Unmarshal([]byte(out), &s)
-	}
-	if err != nil {
-		r.complain("no status: %v", err)
-		return
-	}
-	ids := truth.IDs()
-	if s.RecordsIn != truth.Records || s.RowsOut != ids || s.Duplicates != truth.Records-ids || s.DeadLetters != 0 {
-		r.complain("the status counts %d records, %d duplicates, %d rows and %d dead letters; there were %d, %d, %d and none",
-			s.RecordsIn, s.Duplicates, s.RowsOut, s.DeadLetters, truth.Records, truth.Records-ids, ids)
-	}
 }
 
 // failed prints what a failure is to be looked into with.

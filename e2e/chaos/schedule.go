@@ -29,6 +29,7 @@ const (
 const (
 	Ingestor   = "ingestor"
 	Dedup      = "dedup"
+	Join       = "join"
 	Sink       = "sink"
 	Control    = "control"
 	NATS       = "nats"
@@ -36,11 +37,11 @@ const (
 	Kafka      = "kafka"
 )
 
-var (
-	stages   = []string{Ingestor, Dedup, Sink}
-	services = []string{Ingestor, Dedup, Sink, Control}
-	parts    = []string{Ingestor, Dedup, Sink, Control, NATS, ClickHouse, Kafka}
-)
+// single are the parts that are there once.
+var single = []string{Control, NATS, ClickHouse, Kafka}
+
+// partsOf are all targets of a pipeline with these stages.
+func partsOf(stages []string) []string { return slices.Concat(stages, single) }
 
 // Instances of a stage at the start, and their bounds.
 const (
@@ -64,7 +65,7 @@ func (f Fault) Kind() string { return string(f.Action) + " " + f.Target }
 
 func (f Fault) String() string {
 	s := f.Kind()
-	if slices.Contains(stages, f.Target) && f.Action != Add && f.Action != KillAll {
+	if !slices.Contains(single, f.Target) && f.Action != Add && f.Action != KillAll {
 		s += fmt.Sprintf("#%d", f.Pick)
 	}
 	if f.For > 0 {
@@ -79,8 +80,9 @@ type Step struct {
 	Faults []Fault
 }
 
-// deck holds every kind of fault, the more telling ones more often.
-func deck() []Fault {
+// deck holds every kind of fault that these stages can suffer, the more telling ones more often.
+func deck(stages []string) []Fault {
+	and := func(more ...string) []string { return slices.Concat(stages, more) }
 	var d []Fault
 	add := func(times int, action Action, targets ...string) {
 		for range times {
@@ -89,34 +91,37 @@ func deck() []Fault {
 			}
 		}
 	}
-	add(1, Kill, parts...)
-	add(1, Kill, Ingestor, Dedup, Sink, NATS)
+	add(1, Kill, partsOf(stages)...)
+	add(1, Kill, and(NATS)...)
 	add(1, KillAll, stages...)
 	add(2, KillInsert, ClickHouse, Sink)
-	add(1, Pause, parts...)
+	add(1, Pause, partsOf(stages)...)
 	add(1, PauseInsert, Sink, ClickHouse)
 	add(1, Add, stages...)
 	add(1, Remove, stages...)
-	add(1, Cut, append(slices.Clone(services), Kafka, ClickHouse)...)
-	add(1, Mute, append(slices.Clone(services), Kafka, ClickHouse)...)
+	add(1, Cut, and(Control, Kafka, ClickHouse)...)
+	add(1, Mute, and(Control, Kafka, ClickHouse)...)
 	add(1, MuteInsert, ClickHouse)
-	add(1, Freeze, Ingestor, Dedup, Sink, ClickHouse)
+	add(1, Freeze, and(ClickHouse)...)
 	return d
 }
 
-// Plan returns the schedule of a seed: n faults in steps of one or several. The deck is dealt to its end before it
+// Plan returns the schedule of a seed for a pipeline with these stages: n faults in steps of one or several. The deck is dealt to its end before it
 // is shuffled anew, so that a plan of some length holds every kind.
-func Plan(seed uint64, n int) []Step {
+func Plan(seed uint64, n int, stages []string) []Step {
 	r := rand.New(rand.NewPCG(seed, 0x51c1))
 	var rest []Fault
-	instances := map[string]int{Ingestor: startInstances, Dedup: startInstances, Sink: startInstances}
+	instances := map[string]int{}
+	for _, stage := range stages {
+		instances[stage] = startInstances
+	}
 	var plan []Step
 	for n > 0 {
 		step := Step{After: time.Duration(r.IntN(2500)) * time.Millisecond}
-		size := min(n, sizeOf(r))
+		size := min(n, sizeOf(r, len(stages)+len(single)))
 		for range size {
 			if len(rest) == 0 {
-				rest = deck()
+				rest = deck(stages)
 				r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 			}
 			i := slices.IndexFunc(rest, func(f Fault) bool { return step.fits(f) })
@@ -133,8 +138,8 @@ func Plan(seed uint64, n int) []Step {
 	return plan
 }
 
-// sizeOf is the number of faults in a step.
-func sizeOf(r *rand.Rand) int {
+// sizeOf is the number of faults in a step, of parts that there are.
+func sizeOf(r *rand.Rand, parts int) int {
 	switch x := r.IntN(100); {
 	case x < 60:
 		return 1
@@ -143,7 +148,7 @@ func sizeOf(r *rand.Rand) int {
 	case x < 96:
 		return 3
 	default:
-		return len(parts) // everything at once
+		return parts // everything at once
 	}
 }
 

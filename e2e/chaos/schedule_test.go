@@ -6,19 +6,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+var (
+	dedupStages = (*dedupJob)(nil).Stages()
+	joinStages  = (*joinJob)(nil).Stages()
+)
+
 // The same seed gives the same schedule, another seed another one.
 func TestPlanIsDeterministic(t *testing.T) {
-	require.Equal(t, Plan(7, 200), Plan(7, 200))
-	require.NotEqual(t, Plan(7, 200), Plan(8, 200))
+	require.Equal(t, Plan(7, 200, joinStages), Plan(7, 200, joinStages))
+	require.NotEqual(t, Plan(7, 200, joinStages), Plan(8, 200, joinStages))
 }
 
 // A plan has exactly the faults that were asked for, one a target in each step, never an instance too many or too few,
 // and every kind once there are enough.
 func TestPlanHoldsEverything(t *testing.T) {
+	t.Run(JobDedup, func(t *testing.T) { planHoldsEverything(t, dedupStages) })
+	t.Run(JobJoin, func(t *testing.T) { planHoldsEverything(t, joinStages) })
+}
+
+func planHoldsEverything(t *testing.T, stages []string) {
+	faults := 2 * len(deck(stages))
 	for seed := range uint64(50) {
-		plan := Plan(seed, 2*len(deck()))
+		plan := Plan(seed, faults, stages)
 		kinds, total := map[string]bool{}, 0
-		instances := map[string]int{Ingestor: startInstances, Dedup: startInstances, Sink: startInstances}
+		instances := map[string]int{}
+		for _, stage := range stages {
+			instances[stage] = startInstances
+		}
 		several := false
 		for _, step := range plan {
 			require.NotEmpty(t, step.Faults)
@@ -43,9 +57,9 @@ func TestPlanHoldsEverything(t *testing.T) {
 				}
 			}
 		}
-		require.Equal(t, 2*len(deck()), total)
+		require.Equal(t, faults, total)
 		require.True(t, several)
-		for _, f := range deck() {
+		for _, f := range deck(stages) {
 			if f.Action != Add && f.Action != Remove { // one may have become the other
 				require.True(t, kinds[f.Kind()], "seed %d: no %s", seed, f.Kind())
 			}

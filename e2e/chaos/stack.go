@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,6 +40,7 @@ type Stack struct {
 	clickhouseAddr   string // likewise
 	controlAddr      string
 	complain         func(format string, args ...any)
+	order            []string // of the stages, from Kafka to ClickHouse
 
 	mu     sync.Mutex
 	stages map[string][]*Part // guarded by mu: the instances of each stage
@@ -47,8 +49,8 @@ type Stack struct {
 }
 
 // newStack starts everything and returns once it answers. complain is told what must not happen.
-func newStack(ctx context.Context, bin, dir string, complain func(string, ...any)) (s *Stack, err error) {
-	s = &Stack{dir: dir, bin: bin, complain: complain, stages: map[string][]*Part{}, made: map[string]int{}}
+func newStack(ctx context.Context, bin, dir string, stages []string, complain func(string, ...any)) (s *Stack, err error) {
+	s = &Stack{dir: dir, bin: bin, complain: complain, order: stages, stages: map[string][]*Part{}, made: map[string]int{}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -129,8 +131,11 @@ func (s *Stack) service(service, name string) (*Part, error) {
 	if service == Control {
 		s.controlAddr = addrs[1]
 	}
-	return s.part(name, service, link,
-		"--nats", "nats://"+link.Addr(), "--grpc", addrs[1], "--http", addrs[2], "--name", name), nil
+	args := []string{"--nats", "nats://" + link.Addr(), "--grpc", addrs[1], "--http", addrs[2], "--name", name}
+	if service == Join {
+		args = append(args, "--data-dir", filepath.Join(s.dir, "join"))
+	}
+	return s.part(name, service, link, args...), nil
 }
 
 // Add starts one more instance of a stage.
@@ -187,7 +192,7 @@ func (s *Stack) Pick(target string, pick int) []*Part {
 // Services returns the running services, the last of the data's way first.
 func (s *Stack) Services() []*Part {
 	var out []*Part
-	for _, stage := range []string{Sink, Dedup, Ingestor} {
+	for _, stage := range slices.Backward(s.order) {
 		out = append(out, s.Pick(stage, -1)...)
 	}
 	return append(out, s.control)

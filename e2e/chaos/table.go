@@ -23,9 +23,9 @@ func openTable(addr string) (*Table, error) {
 }
 
 // Make makes the table. It remembers the tokens of so many blocks.
-func (t *Table) Make(ctx context.Context, window int) error {
-	err := t.conn.Exec(ctx, fmt.Sprintf(`CREATE TABLE events (id UInt64, n UInt64, text String, at_partition Int32, at_offset Int64)
-		ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = %d`, window))
+func (t *Table) Make(ctx context.Context, columns string, window int) error {
+	err := t.conn.Exec(ctx, fmt.Sprintf("CREATE TABLE events (%s) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = %d",
+		columns, window))
 	if err != nil {
 		return fmt.Errorf("make the table: %w", err)
 	}
@@ -40,19 +40,29 @@ func (t *Table) Count(ctx context.Context) (n uint64, err error) {
 	return n, err
 }
 
-// Each calls f with every row.
+// Each calls f with every row of a dedupJob's table.
 func (t *Table) Each(ctx context.Context, f func(Row)) error {
-	rows, err := t.conn.Query(ctx, "SELECT id, n, text, at_partition, at_offset FROM events")
+	return t.each(ctx, "SELECT id, n, text, at_partition, at_offset FROM events", func(scan func(...any) error) error {
+		var r Row
+		err := scan(&r.ID, &r.N, &r.Text, &r.Partition, &r.Offset)
+		if err == nil {
+			f(r)
+		}
+		return err
+	})
+}
+
+// each calls f with what reads a row, for every row.
+func (t *Table) each(ctx context.Context, query string, f func(scan func(...any) error) error) error {
+	rows, err := t.conn.Query(ctx, query)
 	if err != nil {
 		return fmt.Errorf("read the table: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var r Row
-		if err := rows.Scan(&r.ID, &r.N, &r.Text, &r.Partition, &r.Offset); err != nil {
+		if err := f(rows.Scan); err != nil {
 			return fmt.Errorf("read the table: %w", err)
 		}
-		f(r)
 	}
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read the table: %w", err)

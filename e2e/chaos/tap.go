@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -21,8 +22,9 @@ import (
 // Tap listens to the logs and to the sinks' positions while they are there, to explain a failure afterwards. It is a
 // reader like any other and best effort: what is purged while NATS is away it does not see.
 type Tap struct {
-	nc *nats.Conn
-	js jetstream.JetStream
+	logs []string
+	nc   *nats.Conn
+	js   jetstream.JetStream
 
 	mu       sync.Mutex
 	messages map[string][]tapped // guarded by mu: by stage, in the log's order
@@ -38,12 +40,14 @@ type tapped struct {
 	writer    string
 	position  string
 	input     uint64
+	source    string // of a join
 	partition int32
 	first     int64
+	origins   []byte // of what a join has put out; then there are no rows
 	rows      []byte // varints: offset since the row before, times two, plus one when the row is selected
 }
 
-func newTap(addr string) (*Tap, error) {
+func newTap(addr string, stages []string) (*Tap, error) {
 	nc, err := nats.Connect("nats://"+addr, nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("listen to the logs: %w", err)
@@ -53,14 +57,14 @@ func newTap(addr string) (*Tap, error) {
 		nc.Close()
 		return nil, fmt.Errorf("listen to the logs: %w", err)
 	}
-	return &Tap{nc: nc, js: js, messages: map[string][]tapped{}}, nil
+	return &Tap{logs: logsOf(stages), nc: nc, js: js, messages: map[string][]tapped{}}, nil
 }
 
 // Run listens until ctx ends.
 func (t *Tap) Run(ctx context.Context, pipeline string) {
 	defer t.nc.Close()
 	var all sync.WaitGroup
-	for _, stage := range []string{fencedlog.Ingest, fencedlog.Dedup} {
+	for _, stage := range t.logs {
 		log := fencedlog.Log{Pipeline: pipeline, Stage: stage}
 		all.Go(func() {
 			var view batch.View
@@ -137,7 +141,12 @@ func (t *Tap) message(stage string, v *batch.View, m jetstream.Msg, meta *jetstr
 	x := tapped{
 		sequence: meta.Sequence.Stream, stored: meta.Timestamp, lane: at[3], writer: at[4],
 		position: fmt.Sprint(m.Headers().Get("Sluice-Position")), input: v.InputSequence,
-		partition: v.Partition, first: v.FirstOffset,
+		source: string(v.Source), partition: v.Partition, first: v.FirstOffset,
+	}
+	if len(v.Origins) > 0 {
+		x.origins = bytes.Clone(v.Origins)
+		t.keep(stage, x)
+		return
 	}
 	before := v.FirstOffset
 	for row := range v.Rows {
@@ -149,6 +158,10 @@ func (t *Tap) message(stage string, v *batch.View, m jetstream.Msg, meta *jetstr
 		x.rows = binary.AppendUvarint(x.rows, code)
 		before = offset
 	}
+	t.keep(stage, x)
+}
+
+func (t *Tap) keep(stage string, x tapped) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.messages[stage] = append(t.messages[stage], x)
@@ -171,65 +184,6 @@ func (t *Tap) position(m jetstream.Msg, meta *jetstream.MsgMetadata) {
 }
 
 const clock = "15:04:05.000"
-
-// Path tells where a record of Kafka was seen.
-func (t *Tap) Path(partition int32, offset int64) []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var out []string
-	for _, stage := range []string{fencedlog.Ingest, fencedlog.Dedup} {
-		for _, m := range t.messages[stage] {
-			row, selected := m.find(partition, offset)
-			if row < 0 {
-				continue
-			}
-			out = append(out, fmt.Sprintf("%s log: %s sequence %d, lane %s, writer %s, position %s, input %d: row %d, selected %t",
-				stage, m.stored.Format(clock), m.sequence, m.lane, m.writer, m.position, m.input, row, selected))
-			if stage != fencedlog.Dedup {
-				continue
-			}
-			subject := ".sink." + m.lane + ".position"
-			for _, b := range t.blocks {
-				if strings.Contains(b, subject) && covers(b, m.sequence) {
-					out = append(out, "  sink: "+b)
-				}
-			}
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, "seen in no log")
-	}
-	return out
-}
-
-// find returns the row of an offset in the message, or -1.
-func (m tapped) find(partition int32, offset int64) (row int, selected bool) {
-	if m.partition != partition || offset < m.first {
-		return -1, false
-	}
-	at, rest := m.first, m.rows
-	for row := 0; len(rest) > 0; row++ {
-		code, n := binary.Uvarint(rest)
-		rest = rest[n:]
-		if at += int64(code >> 1); at == offset {
-			return row, code&1 != 0
-		}
-		if at > offset {
-			break
-		}
-	}
-	return -1, false
-}
-
-// covers tells whether the block that a position names holds a sequence.
-func covers(position string, sequence uint64) bool {
-	_, block, ok := strings.Cut(position, "sending ")
-	var first, last uint64
-	if n, _ := fmt.Sscanf(block, "%d-%d", &first, &last); !ok || n != 2 {
-		return false
-	}
-	return first <= sequence && sequence <= last
-}
 
 // Gaps tells what was not seen.
 func (t *Tap) Gaps() []string {

@@ -9,39 +9,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Place is where Kafka holds a record.
+// Place is where Kafka holds a record of a topic.
 type Place struct {
 	Partition int32
 	Offset    int64
 }
 
-// Copy is one record of an event.
-type Copy struct {
-	N uint64
-	Place
-}
-
-// Truth is what Kafka holds: the only thing that the table is compared with.
-type Truth struct {
-	Records uint64
-	// First occurrence by id; N is 0 where there is none.
-	First []Copy
-	// Twice: records that Kafka holds twice, from a producer's retry. Events like any other.
-	Twice uint64
-}
-
-// IDs is the number of different events.
-func (t *Truth) IDs() (n uint64) {
-	for _, c := range t.First {
-		if c.N != 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// each calls f with every record of the topic, in the order of its partition.
-func each(ctx context.Context, addr string, f func(Event, Place)) error {
+// each calls f with every record of a topic, in the order of its partition. f's error ends it.
+func each(ctx context.Context, addr, topic string, f func([]byte, Place) error) error {
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr))
 	if err != nil {
 		return fmt.Errorf("read Kafka: %w", err)
@@ -72,11 +47,12 @@ func each(ctx context.Context, addr string, f func(Event, Place)) error {
 		}
 		var bad error
 		fetches.EachRecord(func(r *kgo.Record) {
-			e, err := parseEvent(r.Value)
-			if err != nil && bad == nil {
-				bad = fmt.Errorf("partition %d, offset %d: %w", r.Partition, r.Offset, err)
+			if bad != nil {
+				return
 			}
-			f(e, Place{r.Partition, r.Offset})
+			if err := f(r.Value, Place{r.Partition, r.Offset}); err != nil {
+				bad = fmt.Errorf("topic %s, partition %d, offset %d: %w", topic, r.Partition, r.Offset, err)
+			}
 			if r.Offset+1 >= left[r.Partition] {
 				delete(left, r.Partition)
 			}
@@ -88,43 +64,30 @@ func each(ctx context.Context, addr string, f func(Event, Place)) error {
 	return nil
 }
 
-// readTruth reads the topic. sent is how many records were handed over and acknowledged.
-func readTruth(ctx context.Context, addr string, sent uint64) (*Truth, error) {
-	t := &Truth{}
-	seen := make([]bool, sent+1)
-	err := each(ctx, addr, func(e Event, p Place) {
-		t.Records++
-		for uint64(len(t.First)) <= e.ID {
-			t.First = append(t.First, Copy{})
-		}
-		if t.First[e.ID].N == 0 {
-			t.First[e.ID] = Copy{e.N, p}
-		}
-		if e.N < uint64(len(seen)) {
-			if seen[e.N] {
-				t.Twice++
-			}
-			seen[e.N] = true
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	for n := uint64(1); n <= sent; n++ {
-		if !seen[n] {
-			return nil, fmt.Errorf("kafka itself has lost record %d, which it had acknowledged: this run proves nothing", n)
-		}
-	}
-	return t, nil
+// acknowledged notes which of the records that Kafka has acknowledged it holds.
+type acknowledged struct {
+	seen  []bool // by number
+	twice uint64
 }
 
-// copies returns all records of some events.
-func copies(ctx context.Context, addr string, ids map[uint64]bool) (map[uint64][]Copy, error) {
-	out := map[uint64][]Copy{}
-	err := each(ctx, addr, func(e Event, p Place) {
-		if ids[e.ID] {
-			out[e.ID] = append(out[e.ID], Copy{e.N, p})
+func newAcknowledged(sent uint64) *acknowledged { return &acknowledged{seen: make([]bool, sent+1)} }
+
+func (a *acknowledged) add(n uint64) {
+	if n >= uint64(len(a.seen)) {
+		return
+	}
+	if a.seen[n] {
+		a.twice++
+	}
+	a.seen[n] = true
+}
+
+// whole is an error if a record is missing.
+func (a *acknowledged) whole() error {
+	for n := 1; n < len(a.seen); n++ {
+		if !a.seen[n] {
+			return fmt.Errorf("kafka itself has lost record %d, which it had acknowledged: this run proves nothing", n)
 		}
-	})
-	return out, err
+	}
+	return nil
 }

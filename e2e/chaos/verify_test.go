@@ -7,9 +7,9 @@ import (
 )
 
 // truthOf is of three events; the first was sent twice.
-func truthOf(t *testing.T) (*Truth, []Row) {
+func truthOf(t *testing.T) (*Events, []Row) {
 	t.Helper()
-	truth := &Truth{Records: 4, First: []Copy{{}, {1, Place{0, 0}}, {3, Place{1, 0}}, {4, Place{0, 2}}}}
+	truth := &Events{Records: 4, First: []Copy{{}, {1, Place{0, 0}}, {3, Place{1, 0}}, {4, Place{0, 2}}}}
 	require.EqualValues(t, 3, truth.IDs())
 	var rows []Row
 	for id, c := range truth.First[1:] {
@@ -44,11 +44,12 @@ func TestVerdict(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			truth, rows := truthOf(t)
-			v := newVerdict(truth)
+			v := newDedupVerdict(truth)
 			for _, r := range c.change(rows) {
 				v.Add(r)
 			}
-			require.Equal(t, c.lost+c.repeated+c.wrong == 0, v.Finish())
+			v.Finish()
+			require.Equal(t, c.lost+c.repeated+c.wrong == 0, v.Exact())
 			require.Equal(t, []uint64{c.lost, c.repeated, c.wrong}, []uint64{v.Lost, v.Repeated, v.Wrong})
 			require.Equal(t, c.lost+c.repeated+c.wrong == 0, len(v.offending) == 0)
 		})

@@ -1,0 +1,97 @@
+//go:build unix
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// Status is what a user is told of the pipeline.
+type Status struct {
+	Counts
+	Lag      uint64            `json:"lag"`
+	Errors   []string          `json:"errors"`
+	Buffered map[string]uint64 `json:"buffered_rows"`
+}
+
+func readStatus(ctx context.Context, stack *Stack) (s Status, err error) {
+	out, err := stack.Sluice(ctx, "", "status", pipeline, "-o", "json")
+	if err == nil {
+		err = json.Unmarshal([]byte(out), &s)
+	}
+	return s, err
+}
+
+// waiting is the number of rows that wait in a join. As long as nothing is said of them nothing is known: then it is at least one.
+func (s Status) waiting(sources int) (n uint64) {
+	if len(s.Buffered) < sources {
+		return 1
+	}
+	for _, rows := range s.Buffered {
+		n += rows
+	}
+	return n
+}
+
+// calm waits until the storm's traces are gone: lag 0 and, of a join, no row that waits. It complains when that takes too long.
+func (r *Run) calm(ctx context.Context, stack *Stack) {
+	began := time.Now()
+	sources := 0
+	if topics := len(r.Job.Topics()); topics > 1 {
+		sources = topics
+	}
+	quiet := 0
+	for {
+		// First what waits: what it has become is lag then. Once is not enough: right after a fault not every lane has reported.
+		s, err := readStatus(ctx, stack)
+		if quiet++; err != nil || s.Lag > 0 || s.waiting(sources) > 0 {
+			quiet = 0
+		}
+		decided := quiet > 2
+		left := r.Settle - time.Since(began)
+		if decided || left <= 0 {
+			out, waitErr := stack.Sluice(ctx, "", "wait", pipeline, "--timeout", max(left, time.Second).String())
+			if decided && waitErr == nil {
+				r.say("lag 0 after %s", time.Since(began).Round(100*time.Millisecond))
+				return
+			}
+			text, _ := stack.Sluice(ctx, "", "status", pipeline)
+			r.complain("lag does not get 0, or rows wait: %v, %v, %v %s\n%s", s.Buffered, err, waitErr, out, text)
+			return
+		}
+		if err := wait(ctx, lookEvery); err != nil {
+			r.complain("not calm: %v", err)
+			return
+		}
+	}
+}
+
+// lag is how many events are not in the table yet; false as long as nobody can say.
+func (r *Run) lag(ctx context.Context, stack *Stack) (uint64, bool) {
+	s, err := readStatus(ctx, stack)
+	return s.Lag, err == nil && len(s.Errors) == 0
+}
+
+// letters complains about dead letters: every event is good.
+func (r *Run) letters(ctx context.Context, stack *Stack) {
+	out, err := stack.Sluice(ctx, "", "dlq", "ls", pipeline, "-o", "json")
+	switch {
+	case err != nil:
+		r.complain("the dead letters cannot be listed: %v", err)
+	case out != "":
+		r.complain("there are dead letters: %.2000s", out)
+	}
+}
+
+// status complains when the counts that users see are not exact.
+func (r *Run) status(ctx context.Context, stack *Stack, want Counts) {
+	s, err := readStatus(ctx, stack)
+	switch {
+	case err != nil:
+		r.complain("no status: %v", err)
+	case s.Counts != want:
+		r.complain("the status counts %s; there were %s", s.Counts, want)
+	}
+}
