@@ -102,7 +102,9 @@ sink: {clickhouse: {addr: ["clickhouse:9000"], table: orders}}
 	p.waitHealthy(base)
 	cli.Wait("orders", time.Minute)
 	events.check(t, table)
-	p.checkTraces()
+	p.checkTraces(events)
+	cli.Wait("orders", time.Minute)
+	events.check(t, table)
 
 	p.demo(cli, table)
 }
@@ -231,10 +233,12 @@ func (p *project) checkPage() {
 	}
 }
 
-// checkTraces waits until Jaeger knows every service that the events go through.
-func (p *project) checkTraces() {
+// checkTraces sends events until Jaeger knows every service that they go through. The first spans may be
+// lost: without a way to the world a name server takes its time to say so, and that is what gRPC asks first.
+func (p *project) checkTraces(events *orders) {
 	p.t.Helper()
-	stack.Await(p.t, time.Minute, "spans of every service in Jaeger", func() (bool, any) {
+	stack.Await(p.t, 2*time.Minute, "spans of every service in Jaeger", func() (bool, any) {
+		events.send(1)
 		resp, err := http.Get("http://" + p.ports["JAEGER_PORT"] + "/api/services")
 		if err != nil {
 			return false, err

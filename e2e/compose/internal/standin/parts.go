@@ -83,7 +83,10 @@ func (p Parts) nats() image {
 
 func (p Parts) jaeger() image {
 	return image{
-		config: []string{`ENTRYPOINT ["/cmd/jaeger/jaeger-linux"]`, "USER 10001", `VOLUME ["/tmp"]`, "ENV PATH=/bin"},
+		config: []string{
+			`ENTRYPOINT ["/cmd/jaeger/jaeger-linux"]`, "USER 10001", `VOLUME ["/tmp"]`,
+			"ENV PATH=/bin",
+		},
 		inputs: []string{p.Busybox, p.Jaeger},
 		write: func(r *rootfs) {
 			r.shell(p.Busybox)
