@@ -32,6 +32,9 @@ func ParseOutages(text string, stages []string) (out []Outage, err error) {
 		if err != nil || d <= 0 {
 			return nil, fmt.Errorf("outage %q: %q is no duration", item, duration)
 		}
+		if longest := joinGrace - startWait; target == Kafka && d > longest && slices.Contains(stages, Join) {
+			return nil, fmt.Errorf("outage %q: after more than %s without Kafka events are late for the join, by its rules", item, longest)
+		}
 		out = append(out, Outage{target, d})
 	}
 	return out, nil

@@ -19,6 +19,10 @@ func TestOutagesAreRead(t *testing.T) {
 	plan := outagePlan(all)
 	require.Equal(t, KillAll, plan[0].Faults[0].Action, "all instances of a stage")
 	require.Equal(t, Kill, plan[1].Faults[0].Action)
+	_, err = ParseOutages(outages, joinStages)
+	require.NoError(t, err)
+	_, err = ParseOutages("kafka=4m", joinStages)
+	require.ErrorContains(t, err, "late for the join")
 	for _, bad := range []string{"", "sink", "moon=1s", "sink=later", "sink=-1s", "join=1s"} {
 		_, err := ParseOutages(bad, dedupStages)
 		require.ErrorContains(t, err, "outage ", bad)
