@@ -29,6 +29,7 @@ func newProducer(ctx context.Context, addr string, job Job, rate int) (*Producer
 	client, err := kgo.NewClient(kgo.SeedBrokers(addr),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(100_000),
 		kgo.UnknownTopicRetries(-1), // a broker that has just restarted may not know it yet
+		kgo.AlwaysRetryEOF(),        // one that is just going may close a connection before its first answer
 		kgo.ProducerLinger(2*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("make a producer: %w", err)
