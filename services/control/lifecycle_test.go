@@ -270,7 +270,7 @@ func TestCallerLeavesDeletion(t *testing.T) {
 // TestMissingPartsAreMadeAnew: while the service runs, and when it starts.
 func TestMissingPartsAreMadeAnew(t *testing.T) {
 	s, _ := created(t)
-	back := func() bool { return len(s.streams("orders")) == 4 }
+	back := func() bool { return len(s.streams("orders")) == len(complete("orders")) }
 	require.NoError(t, s.js.DeleteStream(t.Context(), "sluice_orders_dedup"))
 	require.NoError(t, s.js.DeleteKeyValue(t.Context(), "sluice_orders_state"))
 	require.Eventually(t, back, 10*time.Second, 20*time.Millisecond)

@@ -507,7 +507,7 @@ func TestHotKeyAndCrashBetweenParts(t *testing.T) {
 	}
 	require.Greater(t, crashes, 5)
 	rows, messages := w.output()
-	require.Truef(t, len(rows) == 2*hot, "%d rows", len(rows)) // Len would print them all
+	require.Equal(t, 2*hot, len(rows)) //nolint:testifylint // Len would print them all
 	seen := map[string]bool{}
 	for i, r := range rows {
 		require.False(t, seen[r.text], r.text)

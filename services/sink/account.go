@@ -38,7 +38,7 @@ func (a *account) reset() { a.runs, a.hashes = a.runs[:0], a.hashes[:0] }
 // add notes where the rows of a message come from that keep (nil: all) takes into the group, which has end rows then.
 func (a *account) add(v *batch.View, keep []byte, end int) {
 	if len(v.Origins) > 0 {
-		a.addOrigins(v, keep, end)
+		a.addOrigins(v, keep)
 		return
 	}
 	first, last := 0, v.Rows-1
@@ -49,7 +49,7 @@ func (a *account) add(v *batch.View, keep []byte, end int) {
 }
 
 // addOrigins notes the left records of rows of a join, each of which may be of another partition.
-func (a *account) addOrigins(v *batch.View, keep []byte, end int) {
+func (a *account) addOrigins(v *batch.View, keep []byte) {
 	at := 0
 	if len(a.runs) > 0 {
 		at = a.runs[len(a.runs)-1].end

@@ -60,7 +60,7 @@ func TestJoinedRows(t *testing.T) {
 	letters := w.letters()
 	require.Len(t, letters, 1)
 	require.Equal(t, "events", letters[0].GetTopic())
-	require.EqualValues(t, first+2, letters[0].GetOffset())
+	require.Equal(t, first+2, letters[0].GetOffset())
 	require.Equal(t, fmt.Sprintf(`{"id":2,"text":%q}`, left[2].Text), string(letters[0].GetValue()))
 	require.Equal(t, "sink", letters[0].GetStage())
 	sum := w.balances("")

@@ -137,7 +137,8 @@ func TestTailLossOfTheLog(t *testing.T) {
 // whether it is in the table nobody knows. Its rows come again in other messages, and each is there once.
 func TestTailLossAfterEachStep(t *testing.T) {
 	w := newWorld(t, 1)
-	sent, healed := 0, 0
+	var healed int
+	sent := 0
 	for at := int64(0); ; at++ {
 		lose := w.keep()
 		events := rowsOf(sent, faultyRows+3)
