@@ -52,6 +52,15 @@ func (l Log) LaneFilter(lane int) string { return l.prefix() + strconv.Itoa(lane
 // AllFilter matches everything in the log, fences too.
 func (l Log) AllFilter() string { return l.prefix() + ">" }
 
+// IngestWriter is the name of the ingest log's writer for a Kafka partition; source is "" in a pipeline without a join.
+func IngestWriter(source string, partition int32) string {
+	name := strconv.FormatInt(int64(partition), 10)
+	if source != "" {
+		name = source + "-" + name
+	}
+	return name
+}
+
 func (l Log) fence(writer string) string { return l.prefix() + "fence." + writer }
 
 func (l Log) fenceFilter() string { return l.prefix() + "fence.*" }

@@ -111,7 +111,7 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 		}
 		has := batch.NewTaken()
 		has.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
-			return ingestWriter(source, partition), writer == l.Options.writer()
+			return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
 		})
 		if len(ours.Ahead(has)) > 0 {
 			return false, nil

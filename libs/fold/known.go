@@ -3,7 +3,6 @@ package fold
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -45,7 +44,7 @@ func (l *lane) known(ctx context.Context, m *eventv1.Manifest, past fencedlog.Re
 		return nil, nil, err
 	}
 	known.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
-		return ingestWriter(source, partition), writer == l.Options.writer()
+		return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
 	})
 	return known, tally, nil
 }
@@ -81,22 +80,13 @@ func (l *lane) scan(ctx context.Context, lane int, from, to uint64, known *batch
 			}
 			// Of a step that is not out as a whole the rest is to come: what is out of it is left out by the next stage.
 			if l.fold.published.covers(position{p.epoch, p.step, whole}) {
-				known.Admit(ingestWriter(string(v.Source), v.Partition), &v)
+				known.Admit(fencedlog.IngestWriter(string(v.Source), v.Partition), &v)
 			}
 		}
 		if m.Sequence >= to {
 			return nil
 		}
 	}
-}
-
-// ingestWriter is the name of the writer of the ingest log for a Kafka partition.
-func ingestWriter(source string, partition int32) string {
-	name := strconv.FormatInt(int64(partition), 10)
-	if source != "" {
-		name = source + "-" + name
-	}
-	return name
 }
 
 // remember reads the input from a mark on until all that is known has come by, and takes into the state what it does not have yet.

@@ -1,6 +1,7 @@
 package fold
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -70,4 +71,21 @@ func later(p, q position) position {
 		return p
 	}
 	return q
+}
+
+// Reaches tells whether position, of a message in the log of a stage that this package runs, lies at or before last. A last of "" is
+// before all.
+func Reaches(last, position string) (bool, error) {
+	p, err := positionOf(position)
+	if err != nil {
+		return false, err
+	}
+	if position == "" {
+		return false, errors.New("a message in the log has no position")
+	}
+	if last == "" {
+		return false, nil
+	}
+	l, err := positionOf(last)
+	return err == nil && l.covers(p), err
 }

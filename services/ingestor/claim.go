@@ -32,7 +32,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	}
 	ingestLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.Ingest}
 	lettersLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.DeadLetters}
-	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, writerOf(source, number), fencedlog.Options{Lanes: lanes, Wait: status.waiting})
+	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, fencedlog.IngestWriter(source, number), fencedlog.Options{Lanes: lanes, Wait: status.waiting})
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 			return w, past.Last[lettersLane].Position, err
 		}},
 		app: appender{writer: writer, limit: limit, plan: s.plan, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
-			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), writerOf(source, number))},
+			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), fencedlog.IngestWriter(source, number))},
 		large: large,
 		share: share,
 		// Twice: rows are held as columns, and as a message while it is appended.

@@ -3,7 +3,6 @@ package ingestor
 import (
 	"context"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -34,15 +33,7 @@ type letters struct {
 
 // lettersWriter is the writer's name in the dead-letter log.
 func lettersWriter(source string, partition int32) string {
-	return "ingest-" + writerOf(source, partition)
-}
-
-// writerOf is the writer's name in the ingest log.
-func writerOf(source string, partition int32) string {
-	if source == "" {
-		return strconv.Itoa(int(partition))
-	}
-	return source + "-" + strconv.Itoa(int(partition))
+	return "ingest-" + fencedlog.IngestWriter(source, partition)
 }
 
 func (l *letters) waiting() int { return len(l.batch.Letters) }

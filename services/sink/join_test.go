@@ -105,20 +105,3 @@ func TestTailLossOfAJoin(t *testing.T) {
 		w.eachRowOnce((at+5)*10, *f.what.Load())
 	}
 }
-
-func TestPositionsOfAJoin(t *testing.T) {
-	order := []string{"", "7/0", "7/1", "7/12", "7", "8/0", "8", "10", "1:2/3", "1:2", "2:1"}
-	for i, a := range order {
-		for j, b := range order[1:] {
-			got, err := reaches(a, b)
-			require.NoError(t, err)
-			require.Equal(t, i >= j+1, got, "%s, %s", a, b)
-		}
-	}
-	for _, bad := range []string{"x", "1:x", "1/x", ":", "7/", "-1"} {
-		_, err := reaches("7", bad)
-		require.Error(t, err, bad)
-		_, err = reaches(bad, "7")
-		require.Error(t, err, bad)
-	}
-}

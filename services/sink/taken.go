@@ -1,17 +1,15 @@
 package sink
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"strconv"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 )
 
 // snapshot is how far a lane has come with the records that its rows were made of, as its position keeps it. Its maps
@@ -80,7 +78,7 @@ func (p *progress) before(msg *fencedlog.Message, v *batch.View) (int, error) {
 	if !p.joined {
 		return p.taken.Before(msg.Writer, v), nil
 	}
-	again, err := reaches(p.positions[msg.Writer], msg.Position)
+	again, err := fold.Reaches(p.positions[msg.Writer], msg.Position)
 	if err != nil || !again {
 		return 0, err
 	}
@@ -93,7 +91,7 @@ func (p *progress) admit(msg *fencedlog.Message, v *batch.View) error {
 		p.taken.Admit(msg.Writer, v)
 		return nil
 	}
-	again, err := reaches(p.positions[msg.Writer], msg.Position)
+	again, err := fold.Reaches(p.positions[msg.Writer], msg.Position)
 	if err == nil && !again {
 		p.positions[msg.Writer] = msg.Position
 	}
@@ -109,55 +107,9 @@ func (p *progress) reached(s snapshot) (bool, error) {
 		}
 	}
 	for writer, position := range s.positions {
-		if ok, err := reaches(p.positions[writer], position); err != nil || !ok {
+		if ok, err := fold.Reaches(p.positions[writer], position); err != nil || !ok {
 			return false, err
 		}
 	}
 	return true, nil
-}
-
-// reaches tells whether position lies at or before last in the order of a folded log: see package fold. "" is before all.
-func reaches(last, position string) (bool, error) {
-	p, err := parsePosition(position)
-	if err != nil {
-		return false, err
-	}
-	if last == "" {
-		return false, nil
-	}
-	l, err := parsePosition(last)
-	if err != nil {
-		return false, err
-	}
-	for i := range l {
-		if l[i] != p[i] {
-			return l[i] > p[i], nil
-		}
-	}
-	return true, nil
-}
-
-// parsePosition reads [<epoch>:]<step>[/<part>]; without a part it is the end of the step.
-func parsePosition(text string) (p [3]uint64, err error) {
-	fail := func(err error) ([3]uint64, error) {
-		return p, fmt.Errorf("position %q of a message in the log: %w", text, err)
-	}
-	rest := text
-	if epoch, after, ok := strings.Cut(rest, ":"); ok {
-		if p[0], err = strconv.ParseUint(epoch, 10, 64); err != nil {
-			return fail(errors.Unwrap(err))
-		}
-		rest = after
-	}
-	step, part, ok := strings.Cut(rest, "/")
-	if p[1], err = strconv.ParseUint(step, 10, 64); err != nil {
-		return fail(errors.Unwrap(err))
-	}
-	p[2] = ^uint64(0)
-	if ok {
-		if p[2], err = strconv.ParseUint(part, 10, 64); err != nil {
-			return fail(errors.Unwrap(err))
-		}
-	}
-	return p, nil
 }
