@@ -251,21 +251,13 @@ func paymentsOf(n int) []int {
 }
 
 func reportJoin(w io.Writer, want, got paidOrders, s *controlv1.PipelineStatus) (bool, error) {
-	all := true
-	rows := [][]string{{"CHECK", "EXPECTED", "FOUND", ""}}
-	check := func(name, want, got string) {
-		verdict := "ok"
-		if want != got {
-			verdict, all = "WRONG", false
-		}
-		rows = append(rows, []string{name, want, got, verdict})
-	}
-	check("rows in the table", thousands(want.rows), thousands(got.rows))
-	check("orders in it", thousands(want.orders), thousands(got.orders))
-	check("orders without a payment", thousands(want.alone), thousands(got.alone))
-	check("sum of xxh3 over rows", fmt.Sprintf("%016x", want.sum), fmt.Sprintf("%016x", got.sum))
-	check("xor of xxh3 over rows", fmt.Sprintf("%016x", want.xor), fmt.Sprintf("%016x", got.xor))
-	check("duplicates dropped (status)", thousands(want.twice), thousands(s.GetDuplicates()))
-	check("dead letters (status)", "0", thousands(s.GetDeadLetters()))
-	return all, table(w, rows)
+	var c comparison
+	c.check("rows in the table", thousands(want.rows), thousands(got.rows))
+	c.check("orders in it", thousands(want.orders), thousands(got.orders))
+	c.check("orders without a payment", thousands(want.alone), thousands(got.alone))
+	c.check("sum of xxh3 over rows", fmt.Sprintf("%016x", want.sum), fmt.Sprintf("%016x", got.sum))
+	c.check("xor of xxh3 over rows", fmt.Sprintf("%016x", want.xor), fmt.Sprintf("%016x", got.xor))
+	c.check("duplicates dropped (status)", thousands(want.twice), thousands(s.GetDuplicates()))
+	c.check("dead letters (status)", "0", thousands(s.GetDeadLetters()))
+	return c.print(w)
 }
