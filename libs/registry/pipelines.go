@@ -17,7 +17,7 @@ import (
 func (r *Registry) Get(ctx context.Context, id string) (*controlv1.PipelineRecord, uint64, error) {
 	var rec *controlv1.PipelineRecord
 	var rev uint64
-	err := r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err := r.read(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
 		entry, err := kv.Get(ctx, id)
 		if err != nil {
 			return err
@@ -27,7 +27,7 @@ func (r *Registry) Get(ctx context.Context, id string) (*controlv1.PipelineRecor
 		return err
 	})
 	switch {
-	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrInvalidKey):
+	case errors.Is(err, jetstream.ErrKeyNotFound), errors.Is(err, jetstream.ErrInvalidKey), errors.Is(err, errGone):
 		return nil, 0, fmt.Errorf("%q: %w", id, ErrNotFound)
 	case err != nil:
 		return nil, 0, fmt.Errorf("get pipeline %q: %w", id, err)
@@ -44,7 +44,7 @@ func (r *Registry) Create(ctx context.Context, rec *controlv1.PipelineRecord) (u
 		return 0, fmt.Errorf("create pipeline %q: %w", id, err)
 	}
 	var rev uint64
-	err = r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) (err error) {
+	err = r.write(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) (err error) {
 		rev, err = kv.Create(ctx, id, data)
 		return err
 	})
@@ -66,7 +66,7 @@ func (r *Registry) Update(ctx context.Context, rec *controlv1.PipelineRecord, re
 		return 0, fmt.Errorf("update pipeline %q: %w", id, err)
 	}
 	var next uint64
-	err = r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) (err error) {
+	err = r.write(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) (err error) {
 		next, err = kv.Update(ctx, id, data, rev)
 		return err
 	})
@@ -81,7 +81,7 @@ func (r *Registry) Update(ctx context.Context, rec *controlv1.PipelineRecord, re
 
 // Delete removes the record that has revision rev, or returns ErrConflict.
 func (r *Registry) Delete(ctx context.Context, id string, rev uint64) error {
-	err := r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err := r.write(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
 		return kv.Delete(ctx, id, jetstream.LastRevision(rev))
 	})
 	switch {
@@ -117,7 +117,7 @@ type kept struct {
 
 func (r *Registry) picture(ctx context.Context) (map[string]kept, error) {
 	var picture map[string]kept
-	err := r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err := r.read(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
 		found, err := entries(ctx, kv, jetstream.AllKeys)
 		if err != nil {
 			return err
@@ -132,6 +132,9 @@ func (r *Registry) picture(ctx context.Context) (map[string]kept, error) {
 		}
 		return nil
 	})
+	if errors.Is(err, errGone) {
+		return map[string]kept{}, nil
+	}
 	return picture, err
 }
 

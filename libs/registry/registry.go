@@ -105,21 +105,41 @@ func (r *Registry) make(ctx context.Context, b *bucket) error {
 	return nil
 }
 
-// in runs op on a bucket; when the bucket is missing, it is made and op is run once more.
-func (r *Registry) in(ctx context.Context, b *bucket, op func(context.Context, jetstream.KeyValue) error) error {
-	once := func() error {
-		ctx, cancel := context.WithTimeout(ctx, attempt)
-		defer cancel()
-		return op(ctx, *b.handle.Load())
-	}
-	err := once()
+// write runs op on a bucket; when the bucket is missing, it is made and op is run once more.
+func (r *Registry) write(ctx context.Context, b *bucket, op func(context.Context, jetstream.KeyValue) error) error {
+	err := once(ctx, b, op)
 	if !missing(err) {
 		return err
 	}
 	if made := r.make(ctx, b); made != nil {
 		return errors.Join(err, made)
 	}
-	return once()
+	return once(ctx, b, op)
+}
+
+// errGone says that JetStream answers and has no such bucket.
+var errGone = errors.New("no such bucket")
+
+// read runs op on a bucket and returns errGone when that is missing. It does not make it: a bucket
+// that is made while the server still removes the old one comes up with the old one's messages.
+func (r *Registry) read(ctx context.Context, b *bucket, op func(context.Context, jetstream.KeyValue) error) error {
+	err := once(ctx, b, op)
+	if !missing(err) {
+		return err
+	}
+	// No responders may also mean that JetStream is not up yet; only a lookup tells.
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	if _, lookup := r.js.KeyValue(ctx, b.config.Bucket); errors.Is(lookup, jetstream.ErrBucketNotFound) {
+		return fmt.Errorf("%s: %w", b.config.Bucket, errGone)
+	}
+	return err
+}
+
+func once(ctx context.Context, b *bucket, op func(context.Context, jetstream.KeyValue) error) error {
+	ctx, cancel := context.WithTimeout(ctx, attempt)
+	defer cancel()
+	return op(ctx, *b.handle.Load())
 }
 
 // missing tells errors that a missing bucket gives, depending on the request.

@@ -124,7 +124,6 @@ func TestStatuses(t *testing.T) {
 		got, err := r.Statuses(ctx, "a")
 		require.NoError(t, err)
 		require.Empty(t, got)
-		require.NoError(t, js.DeleteKeyValue(ctx, registry.StatusBucket))
 		require.NoError(t, r.PutStatus(ctx, status("a", 0, 3)))
 		got, err = r.Statuses(ctx, "a")
 		require.NoError(t, err)

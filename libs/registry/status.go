@@ -25,7 +25,7 @@ func (r *Registry) PutStatus(ctx context.Context, s *stagev1.UnitStatus) error {
 	if err != nil {
 		return fmt.Errorf("store status %s: %w", key, err)
 	}
-	err = r.in(ctx, r.status, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err = r.write(ctx, r.status, func(ctx context.Context, kv jetstream.KeyValue) error {
 		_, err := kv.Put(ctx, key, data)
 		return err
 	})
@@ -39,7 +39,7 @@ func (r *Registry) PutStatus(ctx context.Context, s *stagev1.UnitStatus) error {
 // written since NATS started are not in it, and units of an earlier pipeline of that id may be.
 func (r *Registry) Statuses(ctx context.Context, id string) ([]*stagev1.UnitStatus, error) {
 	var statuses []*stagev1.UnitStatus
-	err := r.in(ctx, r.status, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err := r.read(ctx, r.status, func(ctx context.Context, kv jetstream.KeyValue) error {
 		found, err := entries(ctx, kv, id+".>")
 		if err != nil {
 			return err
@@ -54,7 +54,7 @@ func (r *Registry) Statuses(ctx context.Context, id string) ([]*stagev1.UnitStat
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errGone) {
 		return nil, fmt.Errorf("statuses of pipeline %q: %w", id, err)
 	}
 	slices.SortFunc(statuses, func(a, b *stagev1.UnitStatus) int {

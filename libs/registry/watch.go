@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -31,8 +32,9 @@ func (r *Registry) Watch(ctx context.Context, changed func(map[string]*controlv1
 		if now, err := r.mark(ctx); err == nil && (last == nil || now != seen) {
 			// The mark is taken before the listing: what changes between is seen again, not missed.
 			if picture, err := r.picture(ctx); err == nil {
+				anew := now.created != seen.created // whose revisions say nothing of those before
 				seen = now
-				if revs := revisions(picture); last == nil || !maps.Equal(revs, last) {
+				if revs := revisions(picture); last == nil || anew || !maps.Equal(revs, last) {
 					last = revs
 					changed(records(picture))
 				}
@@ -64,7 +66,8 @@ func records(picture map[string]kept) map[string]*controlv1.PipelineRecord {
 	return recs
 }
 
-// mark tells whether anything was written to the bucket; a bucket made anew has another.
+// mark tells whether anything was written to the bucket; a bucket made anew has another,
+// a missing one the zero mark.
 type mark struct {
 	created  time.Time
 	sequence uint64
@@ -72,7 +75,7 @@ type mark struct {
 
 func (r *Registry) mark(ctx context.Context) (mark, error) {
 	var m mark
-	err := r.in(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
+	err := r.read(ctx, r.pipelines, func(ctx context.Context, kv jetstream.KeyValue) error {
 		stream, err := r.js.Stream(ctx, "KV_"+kv.Bucket())
 		if err != nil {
 			return err
@@ -81,6 +84,9 @@ func (r *Registry) mark(ctx context.Context) (mark, error) {
 		m = mark{info.Created, info.State.LastSeq}
 		return nil
 	})
+	if errors.Is(err, errGone) {
+		return mark{}, nil
+	}
 	return m, err
 }
 
@@ -104,7 +110,7 @@ func (h *hints) open(ctx context.Context) {
 	// Without a limit, opening could wait for ever for an answer that went down with the connection.
 	watched, cancel := context.WithCancel(ctx)
 	limit := time.AfterFunc(attempt, cancel)
-	err := h.r.in(ctx, h.r.pipelines, func(_ context.Context, kv jetstream.KeyValue) (err error) {
+	err := h.r.read(ctx, h.r.pipelines, func(_ context.Context, kv jetstream.KeyValue) (err error) {
 		h.watcher, err = kv.WatchAll(watched, jetstream.UpdatesOnly(), jetstream.MetaOnly())
 		return err
 	})
