@@ -3,7 +3,7 @@ module sluice/tools/nomad
 go 1.26.0
 
 require (
-	github.com/hashicorp/nomad v1.10.5
+	github.com/hashicorp/nomad v1.6.1
 	github.com/hashicorp/nomad/api v0.0.0-20260907080526-08ef8f3d26da
 	github.com/stretchr/testify v1.12.1
 )
@@ -29,6 +29,7 @@ require (
 	github.com/zclconf/go-cty-yaml v1.1.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
 	golang.org/x/crypto v0.41.0 // indirect
+	golang.org/x/exp v0.0.0-20230321023759-10a507213a29 // indirect
 	golang.org/x/mod v0.27.0 // indirect
 	golang.org/x/sync v0.16.0 // indirect
 	golang.org/x/text v0.28.0 // indirect
@@ -36,4 +37,4 @@ require (
 )
 
 // As Nomad itself has them.
-replace github.com/hashicorp/hcl => github.com/hashicorp/hcl v1.0.1-nomad-1
+replace github.com/hashicorp/hcl => github.com/hashicorp/hcl v1.0.1-0.20201016140508-a07e7d50bbee
