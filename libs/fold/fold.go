@@ -98,6 +98,9 @@ type Input struct {
 	// Published says that all outputs of this step are in the log: whatever is emitted is dropped without being encoded.
 	Published bool
 	Tally     *batch.Tally
+	// Link leads from the step's span to that of another batch which has a part in what the step puts out. Nil: nothing is
+	// traced.
+	Link func(trace.SpanContext)
 }
 
 // Emitter takes what a step puts out, in order.
@@ -123,6 +126,9 @@ type Unit interface {
 
 // Step is what the runner tells about one step.
 type Step struct {
+	// Input is what the Core was given; the Core may have changed its View. Valid until Stepped returns. The View is nil when all of the
+	// batch had been taken before.
+	Input         Input
 	Before, After batch.Tally
 	Bytes         int // of the input message
 	Took          time.Duration

@@ -30,6 +30,7 @@ type fold struct {
 	healed    *eventv1.Healing // what was done about lost tails; what and ms are fixed by take
 	rows      atomic.Uint64    // healed.rows, which status reads at any time
 	view      batch.View
+	input     Input  // of the last step
 	selection []byte // scratch
 	trace     *tracing
 }
@@ -42,6 +43,7 @@ func (f *fold) inLog(step uint64, part int) bool {
 // step takes one input. What it puts out goes to out. After an error nothing has changed, or the lane is of no further use.
 func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 	out.begin(f, m)
+	f.input = Input{Sequence: m.Sequence, Time: m.Time, Writer: m.Writer}
 	v := &f.view
 	if err := v.Parse(m.Data); err != nil {
 		return fmt.Errorf("sequence %d: %w", m.Sequence, err)
@@ -58,15 +60,13 @@ func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 	}
 	end := v.End() // the core may change the view
 	before, published := f.tally, f.inLog(m.Sequence, whole)
+	f.input.View, f.input.Published, f.input.Tally = v, published, &f.tally
 	if !published {
-		span := f.trace.begin(m, v)
-		defer func() { f.trace.end(span, before, f.tally, err) }()
-		out.traced(span)
+		span := f.trace.begin(m, v, out)
+		defer func() { span.end(before, f.tally, err) }()
+		f.input.Link = span.linker()
 	}
-	err = f.core.Step(Input{
-		Sequence: m.Sequence, Time: m.Time, Writer: m.Writer, View: v,
-		Published: published, Tally: &f.tally,
-	}, out)
+	err = f.core.Step(f.input, out)
 	if err != nil {
 		f.tally = before
 		return fmt.Errorf("sequence %d: %w", m.Sequence, err)
@@ -135,7 +135,7 @@ type emitter struct {
 	held    output
 	holds   bool
 	emitted bool
-	trace   trace.SpanContext // of the step
+	trace   trace.SpanContext // of the step; not valid: its outputs have no spans
 }
 
 func newEmitter(ctx context.Context, lanes []int, outputs chan<- output) *emitter {
@@ -149,13 +149,6 @@ func newEmitter(ctx context.Context, lanes []int, outputs chan<- output) *emitte
 func (e *emitter) begin(f *fold, m fencedlog.Message) {
 	e.f, e.m, e.part, e.letters, e.holds, e.emitted = f, m, 0, 0, false, false
 	e.trace = trace.SpanContext{}
-}
-
-// traced says what the spans of the step's outputs are children of; nil: there are none.
-func (e *emitter) traced(span trace.Span) {
-	if span != nil {
-		e.trace = span.SpanContext()
-	}
 }
 
 func (e *emitter) Append(lane int, encode func([]byte) []byte) error {

@@ -33,36 +33,73 @@ func newTracing(o *Options) *tracing {
 	}
 }
 
-// begin starts the span of a step and makes it what the step's outputs go on from. nil when there is none.
-func (t *tracing) begin(m fencedlog.Message, v *batch.View) trace.Span {
+// stepSpan is the span of one step. A batch without rows, which only says how far its partition has come, gets one when it turns out that
+// rows of other batches come out because of it.
+type stepSpan struct {
+	trace.Span // nil: none
+	tracing    *tracing
+	message    fencedlog.Message
+	view       *batch.View
+	out        *emitter
+}
+
+// begin starts the span of a step and makes it what the step's outputs go on from.
+func (t *tracing) begin(m fencedlog.Message, v *batch.View, out *emitter) *stepSpan {
 	if t.tracer == nil {
 		return nil
 	}
+	s := &stepSpan{tracing: t, message: m, view: v, out: out}
+	if v.Selected > 0 {
+		s.start()
+	}
+	return s
+}
+
+func (s *stepSpan) start() {
+	t, v := s.tracing, s.view
 	ctx := telemetry.Under(context.Background(), telemetry.Parse(v.Traceparent))
-	_, span := t.tracer.Start(ctx, t.process, trace.WithSpanKind(trace.SpanKindConsumer))
-	v.Traceparent = telemetry.Traceparent(span.SpanContext())
-	if span.IsRecording() {
-		span.SetAttributes(t.lane...)
-		span.SetAttributes(telemetry.Read(t.input, m.Writer, m.Sequence, len(m.Data))...)
-		span.SetAttributes(telemetry.Offsets(v.Partition, v.FirstOffset, v.LastOffset)...)
+	_, s.Span = t.tracer.Start(ctx, t.process, trace.WithSpanKind(trace.SpanKindConsumer))
+	v.Traceparent = telemetry.Traceparent(s.SpanContext())
+	s.out.trace = s.SpanContext()
+	if s.IsRecording() {
+		s.SetAttributes(t.lane...)
+		s.SetAttributes(telemetry.Read(t.input, s.message.Writer, s.message.Sequence, len(s.message.Data))...)
+		s.SetAttributes(telemetry.Offsets(v.Partition, v.FirstOffset, v.LastOffset)...)
 		if len(v.Source) > 0 {
-			span.SetAttributes(telemetry.Source(string(v.Source)))
+			s.SetAttributes(telemetry.Source(string(v.Source)))
 		}
 	}
-	return span
+}
+
+// link leads to the span of another batch.
+func (s *stepSpan) link(other trace.SpanContext) {
+	if s.Span == nil {
+		s.start()
+	}
+	if s.IsRecording() {
+		s.AddLink(trace.Link{SpanContext: other})
+	}
+}
+
+// linker is Input.Link.
+func (s *stepSpan) linker() func(trace.SpanContext) {
+	if s == nil {
+		return nil
+	}
+	return s.link
 }
 
 // end ends the span of a step.
-func (t *tracing) end(span trace.Span, before, after batch.Tally, err error) {
-	if span == nil {
+func (s *stepSpan) end(before, after batch.Tally, err error) {
+	if s == nil || s.Span == nil {
 		return
 	}
-	if span.IsRecording() {
-		span.SetAttributes(telemetry.Rows(int(after.Records-before.Records)), telemetry.RowsOut(int(after.Rows-before.Rows)),
+	if s.IsRecording() {
+		s.SetAttributes(telemetry.Rows(int(after.Records-before.Records)), telemetry.RowsOut(int(after.Rows-before.Rows)),
 			telemetry.Duplicates(int(after.Duplicates-before.Duplicates)), telemetry.Refused(int(after.DeadLetters-before.DeadLetters)))
-		telemetry.Fail(span, err, "step", "")
+		telemetry.Fail(s.Span, err, "step", "")
 	}
-	span.End()
+	s.End()
 }
 
 // append starts the span of a message on its way into the log.

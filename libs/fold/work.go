@@ -136,7 +136,7 @@ func (f *folding) take(work context.Context, m fencedlog.Message) error {
 		f.waiting(err)
 		return nil
 	}
-	f.Stepped(work, Step{Before: before, After: f.fold.tally, Bytes: len(m.Data), Took: time.Since(began)})
+	f.Stepped(work, Step{Input: f.fold.input, Before: before, After: f.fold.tally, Bytes: len(m.Data), Took: time.Since(began)})
 	f.bytes += len(m.Data)
 	return nil
 }

@@ -28,7 +28,9 @@ type core struct {
 	joiner   *match.Joiner
 	tracker  *watermark.Tracker
 	out      *parts
-	reported uint64 // rows on disk, for the log
+	links    links
+	mixed    [2]bool // offsets of a partition come through several writers
+	reported uint64  // rows on disk, for the log
 	// broken is why the state is of no further use.
 	broken error
 
@@ -66,6 +68,7 @@ func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 		times.Writers[b.Source] = 1
 		if b.Relane { // its partitions come through the dedup stage of every lane
 			times.Writers[b.Source] = int(p.GetLanes())
+			c.mixed[b.Side] = true
 		}
 		c.topics[b.Side] = b.Spec.GetKafka().GetTopic()
 	}
@@ -110,6 +113,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	// From here on rows change: an error ends the lane.
 	c.rows.SetTime(v.ArrivalMS)
 	c.out.begin(in, out)
+	c.links.begin(in, side, c.mixed[side])
 	err = c.take(in, side, input)
 	if err == nil {
 		err = c.joiner.Advance(c.tracker.Add(progressOf(in)), c.out)

@@ -56,6 +56,7 @@ func (p *parts) reset() {
 		}
 	}
 	p.rows, p.bytes, p.origins = 0, 0, p.origins[:0]
+	p.core.links.message()
 }
 
 // Pair puts a pair out.
@@ -114,6 +115,12 @@ func (p *parts) row(left, right *state.Row, revision uint64) error {
 	}
 	if err := p.append(left, right); err != nil {
 		return err
+	}
+	if !p.in.Published {
+		p.core.links.row(left)
+		if right != nil {
+			p.core.links.row(right)
+		}
 	}
 	p.rows++
 	p.bytes += size
@@ -183,12 +190,12 @@ func (p *parts) flush() error {
 		return nil
 	}
 	p.count()
-	tally := *p.in.Tally
+	tally, traceparent := *p.in.Tally, p.core.links.parent(p.in.View.Traceparent)
 	err := p.emitter.Append(p.lane, func(dst []byte) []byte {
 		in := p.in.View
 		v := batch.View{
 			SchemaRevision: p.columns.revision, Rows: p.rows, Selected: p.rows, ArrivalMS: in.ArrivalMS, InputSequence: p.in.Sequence,
-			Tally: tally, Traceparent: in.Traceparent, OldestMS: in.OldestMS,
+			Tally: tally, Traceparent: traceparent, OldestMS: in.OldestMS,
 		}
 		p.pack(&v)
 		return v.Append(dst)
