@@ -345,7 +345,8 @@ func TestOutputLostBeyondWhatIsKept(t *testing.T) {
 	o := newOwner()
 	stop := s.running(o, 0)
 	require.Eventually(t, func() bool {
-		return len(s.state().GetEarlier()) > 0 && s.state().GetEarlier()[0].GetCoveredSequence() > 0
+		earlier := s.state().GetEarlier()
+		return len(earlier) > 0 && earlier[0].GetCoveredSequence() > 0
 	}, 20*time.Second, 5*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.NoError(t, fencedlog.Remove(t.Context(), s.js, s.output))
