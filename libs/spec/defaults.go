@@ -33,6 +33,7 @@ const (
 const (
 	DefaultGrace      = 10 * time.Second
 	DefaultIdle       = 30 * time.Second
+	DefaultMaxFuture  = time.Hour
 	DefaultJoinMemory = 256 << 20 // bytes of a lane
 )
 
@@ -116,6 +117,9 @@ func joinDefaults(j *controlv1.Join) {
 	}
 	if j.Idle == nil {
 		j.Idle = durationpb.New(DefaultIdle)
+	}
+	if j.MaxFuture == nil {
+		j.MaxFuture = durationpb.New(DefaultMaxFuture)
 	}
 	if j.Memory == 0 {
 		j.Memory = DefaultJoinMemory

@@ -163,7 +163,7 @@ batch: {rows: 1000000, bytes: 67108864, max_delay: 500ms}
 	require.Equal(t, "at", got.Sources["orders"].Time)
 	require.Empty(t, cmp.Diff(parse(t, `join:
   {left: orders, right: users, on: [{left: user_id, right: id}, {left: shop.id, right: shop}], window: 1h,
-   kind: INTERVAL, type: LEFT, grace: 10s, idle: 30s, memory: 256Mi}
+   kind: INTERVAL, type: LEFT, grace: 10s, idle: 30s, memory: 256Mi, max_future: 1h}
 `).Join, got.Join, protocmp.Transform()))
 
 	named := spec.WithDefaults(parse(t, "columns: [{name: a}]\nsink: {clickhouse: {database: d, table: x.y}}\n"))

@@ -164,6 +164,8 @@ func remedy(field string) string {
 		return "from 0s to 45d; 0s is the default"
 	case "join.idle":
 		return "from 1ms to 45d; 30s is the default"
+	case "join.max_future":
+		return "from 1ms to 876600h; 1h is the default"
 	case "join.memory":
 		return "at least 1 MiB; 256 MiB is the default"
 	case "source":

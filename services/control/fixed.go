@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/spec"
 )
@@ -99,32 +97,17 @@ func (c *changes) dedup(at string, from, to *controlv1.Dedup) {
 	}
 }
 
-// join allows only what its result does not depend on. A join that is repeated after a crash must put out what it put
-// out before; that holds only as long as the same rules are in force for the same messages.
+// join allows what the join can change over to from one message to the next: its durations and its memory. The rest says what the rows
+// that wait are.
 func (c *changes) join(from, to *controlv1.Join) {
 	c.differ("join.left", from.GetLeft(), to.GetLeft(), "rows wait for the other side")
 	c.differ("join.right", from.GetRight(), to.GetRight(), "rows wait for the other side")
 	if on, toOn := pairs(from), pairs(to); on != toOn {
 		c.refuse("join.on", on, toOn, "the rows that wait were put into lanes by it")
 	}
-	const repeat = "rows that wait, and what is repeated after a crash, go by it"
+	const repeat = "rows that wait were kept for it"
 	c.differ("join.kind", from.GetKind().String(), to.GetKind().String(), repeat)
 	c.differ("join.type", from.GetType().String(), to.GetType().String(), repeat)
-	for _, d := range []struct {
-		field    string
-		from, to *durationpb.Duration
-	}{
-		{"join.window", from.Window, to.Window}, {"join.grace", from.Grace, to.Grace}, {"join.wait", from.Wait, to.Wait}, {"join.idle", from.Idle, to.Idle},
-	} {
-		c.differ(d.field, durationText(d.from), durationText(d.to), repeat)
-	}
-}
-
-func durationText(d *durationpb.Duration) string {
-	if d == nil {
-		return ""
-	}
-	return d.AsDuration().String()
 }
 
 func pairs(j *controlv1.Join) string {

@@ -220,9 +220,6 @@ func TestWhatCannotChangeInAJoin(t *testing.T) {
 		"join.on":                    func(p *controlv1.Pipeline) { p.Join.On[0].Right = "uid" },
 		"join.kind":                  func(p *controlv1.Pipeline) { p.Join.Kind = controlv1.Join_LOOKUP },
 		"join.type":                  func(p *controlv1.Pipeline) { p.Join.Type = controlv1.Join_INNER },
-		"join.window":                func(p *controlv1.Pipeline) { p.Join.Window = durationpb.New(2 * time.Hour) },
-		"join.grace":                 func(p *controlv1.Pipeline) { p.Join.Grace = durationpb.New(0) },
-		"join.idle":                  func(p *controlv1.Pipeline) { p.Join.Idle = durationpb.New(time.Second) },
 		"join":                       func(p *controlv1.Pipeline) { p.Join, p.Sources, p.Source = nil, nil, from.Sources["orders"] },
 		"sources":                    func(p *controlv1.Pipeline) { p.Sources["people"] = p.Sources["users"]; delete(p.Sources, "users") },
 		"sources.users.kafka.topic":  func(p *controlv1.Pipeline) { p.Sources["users"].Kafka.Topic = "people" },
@@ -243,5 +240,6 @@ func TestWhatCannotChangeInAJoin(t *testing.T) {
 	}
 	to := proto.CloneOf(from)
 	to.Join.Memory, to.Sources["orders"].Dedup.Window, to.Batch.Rows = 1<<30, durationpb.New(2*time.Hour), 5
-	require.Empty(t, fixed(from, to), "memory, blocks and the window of dedup may change")
+	to.Join.Window, to.Join.Grace, to.Join.Idle, to.Join.MaxFuture = durationpb.New(3*time.Hour), durationpb.New(0), durationpb.New(time.Second), durationpb.New(time.Minute)
+	require.Empty(t, fixed(from, to), "memory, durations, blocks and the window of dedup may change")
 }

@@ -124,7 +124,7 @@ func (s *session) pulse(pos position, partitions int) *pulse {
 	b := &pulse{
 		interval: interval, partitions: partitions, ends: s.ends, idleFrom: time.Now(),
 		enough: join.GetWindow().AsDuration() + join.GetGrace().AsDuration() + join.GetIdle().AsDuration() + join.GetWait().AsDuration(),
-		never:  idle,
+		never:  idle, maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
 	}
 	// Nothing may have come since the last record was read: that is found out before it is said.
 	if last := time.UnixMilli(pos.lastRecord); pos.lastRecord > 0 && last.Before(b.idleFrom) {

@@ -58,6 +58,10 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 	}
 }
 
+// growth is how often a topic of a join is asked for its partitions. Until a new one is known it does not hold the watermark back, and its
+// events become late by as much: that must stay well below the grace.
+func growth(grace time.Duration) time.Duration { return min(max(grace/5, time.Second), 10*time.Second) }
+
 // consume joins the consumer group and reads until ctx ends or something fails.
 func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, branch spec.Branch) error {
 	source := branch.Spec.GetKafka()
@@ -68,6 +72,9 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, br
 	plan, err := rows.NewBranchPlan(current(rec), branch)
 	if err != nil {
 		return err
+	}
+	if plan.Join() {
+		config.Metadata.RefreshFrequency = growth(rec.GetSpec().GetJoin().GetGrace().AsDuration())
 	}
 	if s.tune != nil {
 		s.tune(config)

@@ -26,6 +26,7 @@ type pulse struct {
 	enough     time.Duration // idle for so long, nothing is waiting for the partition any more
 	never      time.Duration // the same for one that has not had an event
 	partitions int
+	maxFuture  int64 // milliseconds that an event may be ahead of its arrival to count; 0: any
 	ends       *ends
 	idleFrom   time.Time // when the last record was taken; before the first one, what the fence said, or the start
 	lanes      []said
@@ -43,6 +44,15 @@ func (b *pulse) record(now time.Time) {
 	if b != nil {
 		b.idleFrom = now
 	}
+}
+
+// saw takes note of an event's time. One that is too far ahead says nothing of how far time has come: the join refuses its row, by
+// the arrival of its batch, which is no earlier than what is known here.
+func (p *partition) saw(ms int64) {
+	if p.pulse == nil || p.pulse.maxFuture > 0 && ms > p.lastArrival+p.pulse.maxFuture {
+		return
+	}
+	p.pos.saw(ms)
 }
 
 // progress is what batches say now. idle tells that there is nothing to read.

@@ -44,6 +44,7 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 		return err
 	}
 	p.drained, p.stalled = false, false
+	p.lastArrival = max(p.lastArrival, time.Now().UnixMilli())
 	for range burst {
 		p.taken(msg)
 		if err := p.take(ctx, msg); err != nil {

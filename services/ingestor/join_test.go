@@ -323,3 +323,51 @@ func TestPrefetchIsBoundedInBytes(t *testing.T) {
 	require.Zero(t, bytes)
 	require.False(t, paused)
 }
+
+// A topic that grows is read while the rest goes on, and from then on all its partitions say so: none is passed over by the watermark.
+func TestGrowingTopicOfAJoin(t *testing.T) {
+	t.Parallel()
+	w := newJoinWorld(t, twoTopics, shortJoin, map[string]int32{"orders": 1, "users": 1})
+	w.start("a")
+	w.send("orders", 0, `{"user_id":1,"amount":1,"at":"2026-01-31T10:00:00Z"}`)
+	told := func(writer string, partitions int, event int64) bool {
+		last := lastOf(w.batches()[writer])
+		for lane := range 4 {
+			if p := last[lane].Progress; p.Partitions != partitions || p.MaxEventMS != event {
+				return false
+			}
+		}
+		return true
+	}
+	const at = 1_769_853_600_000
+	require.Eventually(t, func() bool { return told("orders-0", 1, at) }, 30*time.Second, 50*time.Millisecond)
+	_, err := w.admin.CreatePartitions(w.ctx, 2, "orders")
+	require.NoError(t, err)
+	w.send("orders", 1, `{"user_id":2,"amount":1,"at":"2026-01-31T09:59:00Z"}`)
+	w.send("orders", 0, `{"user_id":3,"amount":1,"at":"2026-01-31T10:00:01Z"}`)
+	require.Eventually(t, func() bool {
+		return told("orders-0", 3, at+1000) && told("orders-1", 3, at-60_000) && told("orders-2", 3, 0)
+	}, 60*time.Second, 50*time.Millisecond)
+}
+
+// An event with a time far ahead is read as any other, but it is not how far its partition has come.
+func TestTimesFarAheadAreNoProgress(t *testing.T) {
+	t.Parallel()
+	w := newJoinWorld(t, twoTopics, shortJoin, map[string]int32{"orders": 1, "users": 1})
+	w.start("a")
+	soon, far := time.Now().Add(30*time.Minute).UTC().Truncate(time.Second), time.Now().Add(2*time.Hour).UTC()
+	for i, at := range []time.Time{far, soon, far} {
+		w.send("orders", 0, fmt.Sprintf(`{"user_id":%d,"amount":1,"at":%q}`, i, at.Format(time.RFC3339)))
+	}
+	require.Eventually(t, func() bool {
+		batches, rows := w.batches()["orders-0"], 0
+		for _, b := range batches {
+			rows += b.view.Rows
+			if p := b.view.Progress; p.HasMax {
+				require.Equal(t, soon.UnixMilli(), p.MaxEventMS)
+			}
+		}
+		last := lastOf(batches)
+		return rows == 3 && last[0].Progress.HasMax && last[3].Progress.HasMax
+	}, 30*time.Second, 50*time.Millisecond)
+}

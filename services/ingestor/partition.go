@@ -204,9 +204,7 @@ func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
 	l.fill.rows.Add(row.Row, p.fields)
 	p.pos.tally.Rows++
 	l.fill.origin.note(msg)
-	if p.pulse != nil {
-		p.pos.saw(row.EventMS)
-	}
+	p.saw(row.EventMS)
 }
 
 // logged tells that the lane's log has the record since before a crash.
@@ -226,9 +224,7 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, ro
 	}
 	p.advance(msg)
 	p.pos.tally.Rows++
-	if p.pulse != nil {
-		p.pos.saw(row.EventMS)
-	}
+	p.saw(row.EventMS)
 	return nil
 }
 

@@ -29,10 +29,19 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		return nil
 	}
 	version, n := binary.Uvarint(m.GetCore())
-	if n <= 0 || version != stateVersion {
-		return fmt.Errorf("%w: version %d of the join's state; this version reads %d", checkpoint.ErrFormat, version, stateVersion)
+	if n <= 0 || version == 0 || version > stateVersion {
+		return fmt.Errorf("%w: version %d of the join's state; this version reads up to %d", checkpoint.ErrFormat, version, stateVersion)
 	}
-	rest, err := c.tracker.Restore(m.GetCore()[n:])
+	rest, err := m.GetCore()[n:], error(nil)
+	if version == 1 { // settings could not change then, and a bucket was the unit
+		c.unitMS = c.asked.bornMS()
+		c.adopt(c.asked)
+	} else {
+		rest, err = c.restoreSettings(rest)
+	}
+	if err == nil {
+		rest, err = c.tracker.Restore(rest)
+	}
 	if err == nil {
 		_, err = c.joiner.Restore(rest)
 	}
@@ -57,17 +66,17 @@ func (c *core) Checkpoint(m *eventv1.Manifest) []checkpoint.Chunk {
 		c.broken = errors.Join(err, fold.ErrBroken)
 	}
 	frames := c.rows.Take()
-	m.HorizonMs = int64(c.rows.Oldest()) * c.bornMS
+	m.HorizonMs = int64(c.rows.Oldest()) * c.unitMS
 	m.Core = c.appendState(nil)
 	chunks := make([]checkpoint.Chunk, len(frames))
 	for i, f := range frames {
-		begin := int64(f.Born) * c.bornMS
-		chunks[i] = checkpoint.Chunk{Data: f.Data, Entries: f.Entries, MinMS: begin, MaxMS: begin + c.bornMS - 1, HorizonMS: m.HorizonMs}
+		begin := int64(f.Born) * c.unitMS
+		chunks[i] = checkpoint.Chunk{Data: f.Data, Entries: f.Entries, MinMS: begin, MaxMS: begin + c.unitMS - 1, HorizonMS: m.HorizonMs}
 	}
 	return chunks
 }
 
 // sealAfter: see checkpoint.Config.
 func (c *core) sealAfter() map[string]time.Duration {
-	return map[string]time.Duration{"": 2 * time.Duration(c.bornMS) * time.Millisecond}
+	return map[string]time.Duration{"": 2 * ms(c.asked.bornMS())}
 }

@@ -22,8 +22,12 @@ type core struct {
 	log      *slog.Logger
 	names    [2]string // of the sources
 	layouts  *layouts
-	bornMS   int64
 	topics   [2]string
+	times    [2]string // the field that is the event time; "": the Kafka timestamp
+	unitMS   int64     // of times of segments
+	settings settings  // that hold
+	asked    settings
+	adopted  bool // settings are on record
 	rows     *state.Store
 	joiner   *match.Joiner
 	tracker  *watermark.Tracker
@@ -38,7 +42,10 @@ type core struct {
 	cells []byte // scratch: of one row
 }
 
-var _ fold.Core = (*core)(nil)
+var (
+	_ fold.Core    = (*core)(nil)
+	_ fold.Adopter = (*core)(nil)
+)
 
 // config is what a core needs beside the pipeline's record.
 type config struct {
@@ -53,37 +60,22 @@ type config struct {
 func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 	p := record.GetSpec()
 	join := p.GetJoin()
-	semantics := match.Config{
-		Lookup: join.GetKind() == controlv1.Join_LOOKUP, Outer: join.GetType() == controlv1.Join_LEFT,
-		WindowMS: join.GetWindow().AsDuration().Milliseconds(), WaitMS: join.GetWait().AsDuration().Milliseconds(),
-	}
-	if join.GetWindow() == nil {
-		semantics.WindowMS = match.Forever
-	}
-	times := watermark.Config{
-		GraceMS: join.GetGrace().AsDuration().Milliseconds(), IdleMS: spec.Idle(p).Milliseconds(), Writers: map[string]int{},
-	}
-	c := &core{log: cfg.log, names: [2]string{join.GetLeft(), join.GetRight()}, layouts: newLayouts(record), bornMS: bornMS(semantics, times)}
+	asked := settingsOf(p)
+	c := &core{log: cfg.log, names: [2]string{join.GetLeft(), join.GetRight()}, layouts: newLayouts(record), asked: asked, unitMS: unitMS}
+	writers := map[string]int{}
 	for _, b := range spec.Branches(p) {
-		times.Writers[b.Source] = 1
+		writers[b.Source] = 1
 		if b.Relane { // its partitions come through the dedup stage of every lane
-			times.Writers[b.Source] = int(p.GetLanes())
+			writers[b.Source] = int(p.GetLanes())
 			c.mixed[b.Side] = true
 		}
-		c.topics[b.Side] = b.Spec.GetKafka().GetTopic()
+		c.topics[b.Side], c.times[b.Side] = b.Spec.GetKafka().GetTopic(), b.Time
 	}
-	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: c.bornMS, Disk: cfg.disk})
-	c.joiner, c.tracker = match.New(semantics, c.rows), watermark.New(times)
+	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: unitMS, Disk: cfg.disk})
+	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(writers))
+	c.adopt(asked)
 	c.out = &parts{core: c, lane: cfg.lane, maxMessage: cfg.maxMessage}
 	return c
-}
-
-// bornMS is the width of a bucket of log time: what a segment of the checkpoint is kept for beyond what its rows need.
-func bornMS(m match.Config, w watermark.Config) int64 {
-	if m.WindowMS == match.Forever {
-		return 10 * 60_000 // nothing leaves by time: see state.Store.Renew
-	}
-	return min(max((m.WindowMS+m.WaitMS+w.GraceMS)/32, 1000), 60*60_000)
 }
 
 // side tells which side a batch's source is on.
@@ -171,12 +163,16 @@ func (c *core) take(in fold.Input, side state.Side, input *input) error {
 			Side: side, Key: v.JoinKey(row), TimeMS: v.EventTime(row), Partition: v.Partition, Offset: v.Offset(row),
 			Revision: v.SchemaRevision, Cells: c.cells,
 		}
-		late, err := c.joiner.Add(r, c.out)
+		verdict, err := c.joiner.Add(r, v.ArrivalMS, c.out)
 		if err != nil {
 			return err
 		}
-		if late {
-			c.out.refuse(c.late(v, &r))
+		switch verdict {
+		case match.Late:
+			c.out.refuse(c.refusal(v, &r, fmt.Sprintf("late: its event time %s is before the watermark %s; raise join.grace to take rows that late",
+				moment(r.TimeMS), moment(c.joiner.Watermark()))))
+		case match.Future:
+			c.out.refuse(c.refusal(v, &r, c.tooFarAhead(v, &r)))
 		}
 		if err := c.rows.Balance(); err != nil {
 			return err
@@ -185,12 +181,20 @@ func (c *core) take(in fold.Input, side state.Side, input *input) error {
 	return nil
 }
 
-// late is the letter of a row that came too late.
-func (c *core) late(v *batch.View, r *state.Row) deadletters.Refusal {
+// tooFarAhead is why a row's time is not believed.
+func (c *core) tooFarAhead(v *batch.View, r *state.Row) string {
+	what := "its event time, the Kafka timestamp,"
+	if field := c.times[r.Side]; field != "" {
+		what = "its event time, field " + field + ","
+	}
+	return fmt.Sprintf("future: %s is %s, more than join.max_future (%v) after its arrival at %s; mend the clock that set it, or raise join.max_future to take rows that far ahead",
+		what, moment(r.TimeMS), ms(c.settings.maxFuture), moment(v.ArrivalMS))
+}
+
+// refusal is the letter of a row that the join does not take.
+func (c *core) refusal(v *batch.View, r *state.Row, reason string) deadletters.Refusal {
 	l := deadletters.Refusal{
-		Source: string(v.Source), Topic: string(v.Topic), Partition: r.Partition, Offset: r.Offset, SchemaRevision: r.Revision,
-		Reason: fmt.Sprintf("late: its event time %s is before the watermark %s; raise join.grace to take rows that late",
-			moment(r.TimeMS), moment(c.joiner.Watermark())),
+		Source: string(v.Source), Topic: string(v.Topic), Partition: r.Partition, Offset: r.Offset, SchemaRevision: r.Revision, Reason: reason,
 	}
 	copy(l.TopicID[:], v.TopicID)
 	return l
@@ -233,9 +237,9 @@ func (c *core) Report(s *stagev1.UnitStatus) {
 func (c *core) Close() error { return c.rows.Close() }
 
 // stateVersion is the version of the core's own part of the manifest.
-const stateVersion = 1
+const stateVersion = 2
 
 func (c *core) appendState(dst []byte) []byte {
-	dst = binary.AppendUvarint(dst, stateVersion)
+	dst = c.appendSettings(binary.AppendUvarint(dst, stateVersion))
 	return c.joiner.Append(c.tracker.Append(dst))
 }

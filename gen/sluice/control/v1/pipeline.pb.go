@@ -860,7 +860,10 @@ type Join struct {
 	// How long a partition without new events may hold the watermark back; never longer than window + grace. Default 30s.
 	Idle *durationpb.Duration `protobuf:"bytes,9,opt,name=idle,proto3" json:"idle,omitempty"`
 	// Memory for the state of a lane, in bytes; what is more goes to the instance's disk. Default 256 MiB.
-	Memory        uint64 `protobuf:"varint,10,opt,name=memory,proto3" json:"memory,omitempty"`
+	Memory uint64 `protobuf:"varint,10,opt,name=memory,proto3" json:"memory,omitempty"`
+	// How far an event's time may be ahead of its arrival. One that is further ahead is dead-lettered and moves no watermark: one broken
+	// clock would make all other events late. Default 1h.
+	MaxFuture     *durationpb.Duration `protobuf:"bytes,11,opt,name=max_future,json=maxFuture,proto3" json:"max_future,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -963,6 +966,13 @@ func (x *Join) GetMemory() uint64 {
 		return x.Memory
 	}
 	return 0
+}
+
+func (x *Join) GetMaxFuture() *durationpb.Duration {
+	if x != nil {
+		return x.MaxFuture
+	}
+	return nil
 }
 
 type JoinOn struct {
@@ -4795,7 +4805,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x06Source\x12<\n" +
 	"\x05kafka\x18\x01 \x01(\v2\x1e.sluice.control.v1.KafkaSourceB\x06\xbaH\x03\xc8\x01\x01R\x05kafka\x12.\n" +
 	"\x05dedup\x18\x02 \x01(\v2\x18.sluice.control.v1.DedupR\x05dedup\x12\x12\n" +
-	"\x04time\x18\x03 \x01(\tR\x04time\"\xee\x04\n" +
+	"\x04time\x18\x03 \x01(\tR\x04time\"\xbe\x05\n" +
 	"\x04Join\x12\x1b\n" +
 	"\x04left\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04left\x12\x1d\n" +
 	"\x05right\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05right\x125\n" +
@@ -4808,7 +4818,9 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x04wait\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xa7\xed\x012\x00R\x04wait\x12B\n" +
 	"\x04idle\x18\t \x01(\v2\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\b\x80\xa7\xed\x012\x04\x10\xc0\x84=R\x04idle\x12\x16\n" +
 	"\x06memory\x18\n" +
-	" \x01(\x04R\x06memory\"6\n" +
+	" \x01(\x04R\x06memory\x12N\n" +
+	"\n" +
+	"max_future\x18\v \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xaa\x01\x0e\"\x06\b\x80\xa7\xe4\xe0\v2\x04\x10\xc0\x84=R\tmaxFuture\"6\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bINTERVAL\x10\x01\x12\n" +
@@ -5333,104 +5345,105 @@ var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	76, // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
 	76, // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
 	76, // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
-	0,  // 16: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
-	17, // 17: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
-	19, // 18: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
-	6,  // 19: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
-	18, // 20: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
-	18, // 21: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
-	20, // 22: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
-	21, // 23: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
-	18, // 24: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	76, // 25: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
-	1,  // 26: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
-	2,  // 27: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
-	24, // 28: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
-	18, // 29: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
-	17, // 30: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	69, // 31: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	76, // 32: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
-	12, // 33: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
-	3,  // 34: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
-	28, // 35: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
-	30, // 36: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
-	31, // 37: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	77, // 38: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	77, // 39: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	70, // 40: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	29, // 41: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	71, // 42: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
-	7,  // 43: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
-	12, // 44: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27, // 45: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 46: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 47: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	12, // 48: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27, // 49: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 50: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 51: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	52, // 52: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	76, // 53: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	52, // 54: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	77, // 55: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	77, // 56: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
-	8,  // 57: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	53, // 58: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	31, // 59: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	72, // 60: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	73, // 61: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
-	74, // 62: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
-	75, // 63: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
-	56, // 64: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
-	57, // 65: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
-	9,  // 66: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
-	58, // 67: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
-	59, // 68: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
-	60, // 69: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
-	61, // 70: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
-	76, // 71: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
-	10, // 72: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
-	63, // 73: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
-	64, // 74: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
-	77, // 75: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
-	66, // 76: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
-	77, // 77: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
-	11, // 78: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
-	67, // 79: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
-	77, // 80: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
-	13, // 81: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
-	30, // 82: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
-	77, // 83: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	77, // 84: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	32, // 85: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	34, // 86: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	36, // 87: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	38, // 88: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	40, // 89: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	42, // 90: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	44, // 91: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	46, // 92: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	48, // 93: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	50, // 94: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	54, // 95: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
-	62, // 96: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
-	33, // 97: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	35, // 98: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	37, // 99: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	39, // 100: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	41, // 101: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	43, // 102: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	45, // 103: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	47, // 104: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	49, // 105: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	51, // 106: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	55, // 107: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
-	65, // 108: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
-	97, // [97:109] is the sub-list for method output_type
-	85, // [85:97] is the sub-list for method input_type
-	85, // [85:85] is the sub-list for extension type_name
-	85, // [85:85] is the sub-list for extension extendee
-	0,  // [0:85] is the sub-list for field type_name
+	76, // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
+	0,  // 17: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
+	17, // 18: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
+	19, // 19: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
+	6,  // 20: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
+	18, // 21: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
+	18, // 22: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
+	20, // 23: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
+	21, // 24: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
+	18, // 25: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
+	76, // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	1,  // 27: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
+	2,  // 28: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
+	24, // 29: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
+	18, // 30: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
+	17, // 31: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
+	69, // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	76, // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	12, // 34: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
+	3,  // 35: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
+	28, // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
+	30, // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
+	31, // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
+	77, // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	77, // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	70, // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	29, // 42: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
+	71, // 43: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	7,  // 44: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
+	12, // 45: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27, // 46: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 47: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 48: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
+	12, // 49: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27, // 50: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 51: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27, // 52: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	52, // 53: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	76, // 54: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	52, // 55: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	77, // 56: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	77, // 57: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	8,  // 58: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
+	53, // 59: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	31, // 60: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	72, // 61: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	73, // 62: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	74, // 63: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	75, // 64: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	56, // 65: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	57, // 66: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	9,  // 67: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
+	58, // 68: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	59, // 69: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	60, // 70: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	61, // 71: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	76, // 72: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	10, // 73: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
+	63, // 74: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
+	64, // 75: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
+	77, // 76: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
+	66, // 77: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
+	77, // 78: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
+	11, // 79: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
+	67, // 80: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
+	77, // 81: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
+	13, // 82: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	30, // 83: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	77, // 84: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	77, // 85: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	32, // 86: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	34, // 87: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	36, // 88: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	38, // 89: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	40, // 90: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	42, // 91: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	44, // 92: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	46, // 93: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	48, // 94: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	50, // 95: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	54, // 96: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	62, // 97: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
+	33, // 98: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	35, // 99: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	37, // 100: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	39, // 101: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	41, // 102: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	43, // 103: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	45, // 104: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	47, // 105: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	49, // 106: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	51, // 107: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	55, // 108: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	65, // 109: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
+	98, // [98:110] is the sub-list for method output_type
+	86, // [86:98] is the sub-list for method input_type
+	86, // [86:86] is the sub-list for extension type_name
+	86, // [86:86] is the sub-list for extension extendee
+	0,  // [0:86] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }

@@ -76,6 +76,16 @@ func (d *DB) Latest(side state.Side, key state.Key, to int64) (r state.Row, foun
 	return r, found, err
 }
 
+// Find is the row of a side, key, time and number.
+func (d *DB) Find(side state.Side, key state.Key, time int64, seq uint64) (r state.Row, found bool, err error) {
+	err = d.load(side, key, time, seq, func(x *state.Row) error {
+		r, found = *x, true
+		r.Cells = append([]byte(nil), x.Cells...)
+		return nil
+	})
+	return r, found, err
+}
+
 // Times walks the rows of a side.
 func (d *DB) Times(side state.Side, from, to int64, each func(*state.Row) error) error {
 	low := timeKey(nil, side, state.Key{}, from, 0)

@@ -1,8 +1,6 @@
 package match
 
 import (
-	"math"
-
 	"sluice/services/join/internal/state"
 )
 
@@ -32,22 +30,19 @@ func (j *Joiner) meet(r *state.Row, out Output) error {
 
 // advanceInterval lets the rows leave that nobody who is not late can meet any more: those with watermark > time + window.
 func (j *Joiner) advanceInterval(out Output) error {
-	last := minus(j.watermark, j.config.WindowMS+1)
-	err := j.rows.Times(state.Left, math.MinInt64, last, func(r *state.Row) error {
-		if !r.Matched {
-			if err := j.alone(r, out); err != nil {
-				return err
-			}
+	err := j.leave(state.Left, func(r *state.Row) error {
+		if r.Matched {
+			return nil
 		}
-		return j.rows.Remove(r, false)
+		return j.alone(r, out)
 	})
 	if err != nil {
 		return err
 	}
-	return j.rows.Times(state.Right, math.MinInt64, last, func(r *state.Row) error {
+	return j.leave(state.Right, func(r *state.Row) error {
 		if !r.Matched {
 			j.Counts.Dropped++
 		}
-		return j.rows.Remove(r, false)
+		return nil
 	})
 }

@@ -28,13 +28,7 @@ func (j *Joiner) advanceLookup(before int64, out Output) error {
 			return err
 		}
 	}
-	err = j.rows.Times(state.Left, math.MinInt64, minus(j.watermark, j.config.WaitMS+1), func(l *state.Row) error {
-		if err := j.alone(l, out); err != nil {
-			return err
-		}
-		return j.rows.Remove(l, false)
-	})
-	if err != nil {
+	if err := j.leave(state.Left, func(l *state.Row) error { return j.alone(l, out) }); err != nil {
 		return err
 	}
 	return j.forget(before, passed)
@@ -96,12 +90,10 @@ func (j *Joiner) pair(l, r *state.Row, out Output) error {
 // forget removes the right rows that no left row to come can want.
 func (j *Joiner) forget(before, passed int64) error {
 	err := j.rows.Times(state.Right, before, passed, func(r *state.Row) error { return j.replace(r) })
-	if err != nil || j.config.WindowMS == Forever {
+	if err != nil {
 		return err
 	}
-	return j.rows.Times(state.Right, math.MinInt64, minus(j.watermark, j.config.WindowMS+j.config.WaitMS+1), func(r *state.Row) error {
-		return j.rows.Remove(r, false)
-	})
+	return j.leave(state.Right, func(*state.Row) error { return nil })
 }
 
 // replace removes the right rows of the key before r.

@@ -25,6 +25,8 @@ type Config struct {
 	// WindowMS bounds how far apart two rows may be; Forever, for a LOOKUP: right rows are remembered for good.
 	WindowMS int64
 	WaitMS   int64
+	// MaxFutureMS is how far a row's time may be ahead of its arrival; 0: as far as it likes.
+	MaxFutureMS int64
 }
 
 // Forever is the window of a LOOKUP that has none.
@@ -43,25 +45,55 @@ type Counts struct {
 	Matched, Unmatched, Late, Dropped uint64
 }
 
+// Verdict is what has become of a row.
+type Verdict int
+
+// The verdicts. Of a row that was not taken in nothing has come but the verdict, and for a late one the count.
+const (
+	Taken Verdict = iota
+	Late
+	Future // its time is too far ahead of its arrival
+)
+
 // Joiner is the join of one lane.
 type Joiner struct {
 	config    Config
 	rows      *state.Store
 	watermark int64
-	seq       uint64
-	Counts    Counts
+	// floors are, by side, the times that rows have left up to: none that waits is before. They never go back, whatever becomes of the config.
+	floors [2]int64
+	seq    uint64
+	Counts Counts
 }
 
 // New makes a joiner on an empty store.
 func New(config Config, rows *state.Store) *Joiner {
-	return &Joiner{config: config, rows: rows, watermark: watermark.None}
+	return &Joiner{config: config, rows: rows, watermark: watermark.None, floors: [2]int64{math.MinInt64, math.MinInt64}}
 }
+
+// Config is what holds now.
+func (j *Joiner) Config() Config { return j.config }
+
+// Adopt changes over to other durations. What has come out and what has left stays so; from here on rows meet, and leave, by the new ones.
+func (j *Joiner) Adopt(config Config) { j.config = config }
 
 // Watermark is what holds now.
 func (j *Joiner) Watermark() int64 { return j.watermark }
 
-// Add takes a row in. It returns whether the row is late: then nothing has come of it but the count.
-func (j *Joiner) Add(r state.Row, out Output) (late bool, err error) {
+// Add takes in a row that has arrived at arrivalMS.
+func (j *Joiner) Add(r state.Row, arrivalMS int64, out Output) (Verdict, error) {
+	if j.config.MaxFutureMS > 0 && r.TimeMS > plus(arrivalMS, j.config.MaxFutureMS) {
+		return Future, nil
+	}
+	late, err := j.add(r, out)
+	if late {
+		j.Counts.Late++
+		return Late, err
+	}
+	return Taken, err
+}
+
+func (j *Joiner) add(r state.Row, out Output) (late bool, err error) {
 	j.seq++
 	r.Seq, r.Matched = j.seq, false
 	switch {
@@ -81,15 +113,13 @@ func (j *Joiner) Add(r state.Row, out Output) (late bool, err error) {
 	default:
 		err = j.meet(&r, out)
 	}
-	if late {
-		j.Counts.Late++
-	}
 	return late, err
 }
 
 // stillWanted tells of a late row whether it may be taken all the same: a right row of a LOOKUP that a left row to come can want.
 func (j *Joiner) stillWanted(r *state.Row) bool {
-	return j.config.Lookup && r.Side == state.Right && (j.config.WindowMS == Forever || plus(r.TimeMS, j.config.WindowMS+j.config.WaitMS) >= j.watermark)
+	return j.config.Lookup && r.Side == state.Right && r.TimeMS >= j.floors[state.Right] &&
+		(j.config.WindowMS == Forever || plus(r.TimeMS, j.config.WindowMS+j.config.WaitMS) >= j.watermark)
 }
 
 // alone lets a left row go that met nobody.
@@ -118,16 +148,11 @@ func (j *Joiner) Advance(w int64, out Output) error {
 // Wanted tells of a row of a checkpoint whether it still waits at the checkpoint's watermark. What is to be known of single rows
 // the checkpoint tells; this is what time tells.
 func (j *Joiner) Wanted(r *state.Row) (bool, error) {
-	c := &j.config
 	switch {
-	case !c.Lookup:
-		return plus(r.TimeMS, c.WindowMS) >= j.watermark, nil
-	case r.Side == state.Left:
-		return r.TimeMS >= j.watermark || c.WaitMS > 0 && plus(r.TimeMS, c.WaitMS) >= j.watermark, nil
-	case r.TimeMS >= j.watermark:
-		return true, nil
-	case c.WindowMS != Forever && plus(r.TimeMS, c.WindowMS+c.WaitMS) < j.watermark:
+	case r.TimeMS < j.floors[r.Side]:
 		return false, nil
+	case !j.config.Lookup || r.Side == state.Left || r.TimeMS >= j.watermark:
+		return true, nil
 	}
 	newest, ok, err := j.rows.Latest(state.Right, r.Key, j.watermark-1)
 	if err != nil || !ok {
@@ -142,7 +167,8 @@ func (j *Joiner) Wanted(r *state.Row) (bool, error) {
 // Append appends what is not in the rows to dst.
 func (j *Joiner) Append(dst []byte) []byte {
 	dst = binary.AppendVarint(dst, j.watermark)
-	return binary.AppendUvarint(dst, j.seq)
+	dst = binary.AppendUvarint(dst, j.seq)
+	return binary.AppendVarint(binary.AppendVarint(dst, j.floors[state.Left]), j.floors[state.Right])
 }
 
 // Restore reads what Append has written, and returns what follows it.
@@ -156,7 +182,48 @@ func (j *Joiner) Restore(src []byte) ([]byte, error) {
 		return nil, errDamaged
 	}
 	j.watermark, j.seq = w, seq
-	return src[n+m:], nil
+	src = src[n+m:]
+	if len(src) == 0 { // written before floors were: what left then left by the config that still holds
+		j.floors = j.reached()
+		return src, nil
+	}
+	for side := range j.floors {
+		if j.floors[side], n = binary.Varint(src); n <= 0 {
+			return nil, errDamaged
+		}
+		src = src[n:]
+	}
+	return src, nil
+}
+
+// reached is where the floors are by the config and the watermark alone.
+func (j *Joiner) reached() [2]int64 {
+	c := &j.config
+	switch {
+	case !c.Lookup:
+		floor := minus(j.watermark, c.WindowMS)
+		return [2]int64{floor, floor}
+	case c.WindowMS == Forever:
+		return [2]int64{minus(j.watermark, c.WaitMS), math.MinInt64}
+	}
+	return [2]int64{minus(j.watermark, c.WaitMS), minus(j.watermark, c.WindowMS+c.WaitMS)}
+}
+
+// leave lets the rows of a side leave whose time is over; each is called for each of them first.
+func (j *Joiner) leave(side state.Side, each func(*state.Row) error) error {
+	floor := j.reached()[side]
+	if floor <= j.floors[side] {
+		return nil
+	}
+	// From the last floor on: before it there is nothing but, on disk, what is left of rows that have left.
+	err := j.rows.Times(side, j.floors[side], floor-1, func(r *state.Row) error {
+		if err := each(r); err != nil {
+			return err
+		}
+		return j.rows.Remove(r, false)
+	})
+	j.floors[side] = floor
+	return err
 }
 
 var errDamaged = errors.New("the join's state is damaged")

@@ -79,6 +79,77 @@ func drawConfig(t *rapid.T) (match.Config, watermark.Config) {
 	return c, watermark.Config{GraceMS: rapid.SampledFrom([]int64{0, 5, 50, 1000}).Draw(t, "grace"), IdleMS: rapid.Int64Range(1, 50).Draw(t, "idle")}
 }
 
+// TestUpdates: durations that change at any time change what comes out from there on, and restarts and a memory for no row at all change nothing.
+func TestUpdates(t *testing.T) {
+	dir := t.TempDir()
+	rapid.Check(t, func(t *rapid.T) {
+		config, times := drawConfig(t)
+		log := drawLog(t)
+		type update struct {
+			config match.Config
+			times  watermark.Config
+		}
+		updates := map[int]update{}
+		for i := range log {
+			if rapid.IntRange(0, 7).Draw(t, "update") == 0 {
+				to, toTimes := drawConfig(t)
+				updates[i] = update{to, toTimes}
+				if !config.Lookup {
+					to.WaitMS, to.WindowMS = 0, max(to.WindowMS, 1)
+					updates[i] = update{to, toTimes}
+				}
+			}
+		}
+		play := func(budget int, then func(w *world, i int, lines []string)) *world {
+			w := newWorld(t, config, times, budget, dir)
+			for i := 0; i < len(log); i++ {
+				if u, ok := updates[i]; ok {
+					w.adopt(u.config, u.times)
+				}
+				then(w, i, slices.Clone(w.step(log[i].side, log[i].rows, log[i].b)))
+			}
+			return w
+		}
+		var want [][]string
+		left := map[string]int{} // left rows by what came of them
+		plain := play(0, func(_ *world, _ int, lines []string) {
+			want = append(want, lines)
+			for _, line := range lines {
+				if value, ok := strings.CutSuffix(line, " alone"); ok {
+					left[value]++
+				}
+			}
+		})
+		for value, n := range left {
+			require.Equal(t, 1, n, "%s came out alone more than once", value)
+		}
+		require.Zero(t, plain.rows.Len(state.Left), "nothing waits for ever")
+		counts, rights := plain.joiner.Counts, plain.rows.Len(state.Right)
+		plain.close()
+
+		saved := 0
+		w := play(rapid.SampledFrom([]int{0, 1, 600}).Draw(t, "budget"), func(w *world, i int, lines []string) {
+			require.Equal(t, want[i], lines, "step %d", i)
+			if _, ok := updates[i]; ok {
+				saved = i
+			}
+			switch rapid.IntRange(0, 5).Draw(t, "then") {
+			case 0:
+				w.checkpoint()
+				saved = i + 1
+			case 1:
+				w.crash()
+				for k := saved; k <= i; k++ {
+					require.Equal(t, want[k], slices.Clone(w.step(log[k].side, log[k].rows, log[k].b)), "replay of step %d", k)
+				}
+			}
+		})
+		require.Equal(t, counts, w.joiner.Counts)
+		require.Equal(t, rights, w.rows.Len(state.Right))
+		w.close()
+	})
+}
+
 // TestAgainstModel: whatever the order, what comes out is what a nested loop over all rows that were not late gives. Restarts at any point,
 // from a checkpoint of any age, and a memory for no row at all change nothing, not even the order.
 func TestAgainstModel(t *testing.T) {

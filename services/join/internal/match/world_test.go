@@ -71,6 +71,16 @@ func (w *world) checkpoint() {
 	w.frozen = &frozen{frames: w.frames[:len(w.frames):len(w.frames)], saved: w.joiner.Append(w.tracker.Append(nil)), counts: w.joiner.Counts, clock: w.clock}
 }
 
+// adopt changes over as the service does: with a checkpoint that says so.
+func (w *world) adopt(config match.Config, times watermark.Config) {
+	config.Lookup, config.Outer = w.config.Lookup, w.config.Outer
+	w.config = config
+	w.times.GraceMS, w.times.IdleMS, w.times.MaxFutureMS = times.GraceMS, times.IdleMS, times.MaxFutureMS
+	w.joiner.Adopt(config)
+	w.tracker.Adopt(times.GraceMS, times.IdleMS, times.MaxFutureMS)
+	w.checkpoint()
+}
+
 // crash goes back to the last checkpoint.
 func (w *world) crash() {
 	w.close()
@@ -123,10 +133,13 @@ func (w *world) step(side state.Side, rows []in, b watermark.Batch) []string {
 	b.Source = names[side]
 	for i, row := range rows {
 		r := state.Row{Side: side, Key: keyOf(row.key), TimeMS: row.ms, Partition: b.Partition, Offset: int64(i), Revision: 1, Cells: []byte(row.value)}
-		late, err := w.joiner.Add(r, w)
+		verdict, err := w.joiner.Add(r, b.ArrivalMS, w)
 		require.NoError(w.t, err)
-		if late {
+		switch verdict {
+		case match.Late:
 			w.lines = append(w.lines, row.value+" late")
+		case match.Future:
+			w.lines = append(w.lines, row.value+" too far ahead")
 		}
 		require.NoError(w.t, w.rows.Balance())
 	}
@@ -157,6 +170,8 @@ func configOf(t require.TestingT, line string) (match.Config, watermark.Config) 
 			times.GraceMS = ms
 		case "idle":
 			times.IdleMS = ms
+		case "max_future":
+			c.MaxFutureMS, times.MaxFutureMS = ms, ms
 		default:
 			require.Fail(t, "unknown setting "+name)
 		}
@@ -171,6 +186,7 @@ type player struct {
 	*world
 	partitions [2]int
 	maxima     map[string]int64
+	clock      int64 // when what comes arrives
 }
 
 func (p *player) play(line string) []string {
@@ -187,6 +203,13 @@ func (p *player) play(line string) []string {
 		p.checkpoint()
 		p.crash()
 		return nil
+	case "clock":
+		p.clock = duration(p.t, words[1])
+		return nil
+	case "update":
+		config, times := configOf(p.t, strings.Join(append([]string{"-", "-"}, words[1:]...), " "))
+		p.adopt(config, times)
+		return nil
 	case "partitions":
 		p.partitions[sideOf(p.t, words[1])] = int(number(p.t, words[2]))
 		return nil
@@ -196,11 +219,12 @@ func (p *player) play(line string) []string {
 		name, partition = before, int32(number(p.t, after))
 	}
 	side := sideOf(p.t, name)
-	b := watermark.Batch{Writer: words[0], Partition: partition, Partitions: p.partitions[side]}
+	b := watermark.Batch{Writer: words[0], Partition: partition, Partitions: p.partitions[side], ArrivalMS: p.clock}
 	var rows []in
 	switch words[1] {
 	case "idle":
-		b.ArrivalMS, b.IdleSinceMS = 1+duration(p.t, words[2]), 1
+		p.clock = max(p.clock, 1+duration(p.t, words[2]))
+		b.ArrivalMS, b.IdleSinceMS = p.clock, p.clock-duration(p.t, words[2])
 	default:
 		for _, item := range strings.Split(strings.TrimSpace(strings.TrimPrefix(line, words[0])), ",") {
 			parts := strings.Fields(item)
@@ -210,6 +234,9 @@ func (p *player) play(line string) []string {
 	}
 	at := fmt.Sprint(side, partition)
 	for _, row := range rows {
+		if most := p.times.MaxFutureMS; most > 0 && row.ms > p.clock+most {
+			continue // the ingestor says nothing of it
+		}
 		if old, ok := p.maxima[at]; !ok || row.ms > old {
 			p.maxima[at] = row.ms
 		}

@@ -86,6 +86,10 @@ func (l *log) head(kind byte, r *Row) {
 }
 
 func (l *log) row(r *Row) {
+	// A frame is a row more than frameRaw at most, and a large row has one of its own: it has fitted into a message, and must again.
+	if len(l.raw)+headSize+len(r.Cells) > frameRaw {
+		l.close()
+	}
 	kind := byte(recordRow)
 	if r.Matched {
 		kind = recordMatchedRow
@@ -125,9 +129,16 @@ func (l *log) close() {
 	l.raw, l.entries = l.raw[:0], 0
 }
 
+// Buckets says how wide the buckets of log time are, and that from now on only every so manieth is used: the second may change at any
+// time, the first gives the numbers in what was written their meaning.
+func (s *Store) Buckets(bornMS int64, every uint32) {
+	s.options.BornMS, s.every = max(bornMS, 1), max(every, 1)
+}
+
 // SetTime says what time the log has come to, milliseconds since 1970. It never goes back.
 func (s *Store) SetTime(ms int64) {
 	born := uint32(min(max(ms, 0)/s.options.BornMS, math.MaxUint32))
+	born -= born % s.every
 	if born > s.born {
 		s.log.close()
 		s.born, s.log.born = born, born
@@ -286,15 +297,12 @@ func (s *Store) replay(kind byte, r *Row, keep func(*Row) (bool, error)) error {
 	var old *Row
 	// Rows come in the order of their numbers, but for those written anew: most need not be looked for.
 	if kind > recordMatchedRow || r.Seq <= s.log.lastSeq {
-		err := s.Key(r.Side, r.Key, r.TimeMS, r.TimeMS, func(x *Row) error {
-			if x.Seq == r.Seq {
-				found := *x
-				old = &found
-			}
-			return nil
-		})
+		found, ok, err := s.find(r.Side, r.Key, r.TimeMS, r.Seq)
 		if err != nil {
 			return err
+		}
+		if ok {
+			old = &found
 		}
 	}
 	switch kind {

@@ -58,6 +58,8 @@ type Disk interface {
 	Born(bucket uint32, each func(*Row) error) error
 	// Latest is the last row of a side and key with time ≤ to.
 	Latest(side Side, key Key, to int64) (Row, bool, error)
+	// Find is the row of a side, key, time and number.
+	Find(side Side, key Key, time int64, seq uint64) (Row, bool, error)
 	// Replace writes a row anew whose Matched or Born has changed; born is the bucket it had.
 	Replace(row *Row, born uint32) error
 	Remove(row *Row) error

@@ -13,7 +13,7 @@ type Options struct {
 	Budget int
 	// Disk opens where rows go beyond that. It is called once, when it is needed.
 	Disk func() (Disk, error)
-	// BornMS is the width of a bucket of log time, milliseconds.
+	// BornMS is the width of a bucket of log time, milliseconds: see Buckets.
 	BornMS int64
 }
 
@@ -29,14 +29,15 @@ type Store struct {
 	count     [2]int // rows, in memory and on disk
 	onDisk    [2]int
 	born      uint32
+	every     uint32
 	log       log
 	scratch   [][]int32 // of walks, one for each depth
 }
 
 // New makes an empty store.
 func New(options Options) *Store {
-	options.BornMS = max(options.BornMS, 1)
-	s := &Store{options: options, arena: newArena()}
+	s := &Store{options: options, arena: newArena(), every: 1}
+	s.Buckets(options.BornMS, 1)
 	s.index = newIndex(&s.slots)
 	for side := range s.lines {
 		s.lines[side] = timeline{slots: &s.slots, freed: func(id int32) { s.slots.free = append(s.slots.free, id) }}
@@ -199,6 +200,25 @@ func (s *Store) Latest(side Side, key Key, to int64) (Row, bool, error) {
 		return d, true, nil
 	}
 	return r, found, nil
+}
+
+// find is the row of a side, key, time and number. However many rows share the others, it is found by all four.
+func (s *Store) find(side Side, key Key, time int64, seq uint64) (Row, bool, error) {
+	var r Row
+	if e := s.index.find(key); e >= 0 {
+		var one [1]int32
+		rows := s.index.rows(e, side, &one)
+		if at := s.index.search(rows, time, seq); at < len(rows) {
+			if x := s.slots.get(rows[at]); x.time == time && x.seq == seq {
+				s.row(&r, rows[at])
+				return r, true, nil
+			}
+		}
+	}
+	if s.onDisk[side] == 0 {
+		return r, false, nil
+	}
+	return s.disk.Find(side, key, time, seq)
 }
 
 // Match marks a row as one that has met another. r is what a walk has given.

@@ -21,6 +21,8 @@ const None = math.MinInt64
 // Config of a lane. Durations in milliseconds.
 type Config struct {
 	GraceMS, IdleMS int64
+	// MaxFutureMS is how far an event time may be ahead of its arrival to say anything of how far time has come; 0: as far as it likes.
+	MaxFutureMS int64
 	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
 	// of them. 1 where a partition has a writer of its own, or one writer for each lane.
 	Writers map[string]int
@@ -71,6 +73,11 @@ func New(config Config) *Tracker {
 	return t
 }
 
+// Adopt changes over to other durations, from the next batch on.
+func (t *Tracker) Adopt(graceMS, idleMS, maxFutureMS int64) {
+	t.config.GraceMS, t.config.IdleMS, t.config.MaxFutureMS = graceMS, idleMS, maxFutureMS
+}
+
 // Watermark is what holds now.
 func (t *Tracker) Watermark() int64 { return t.watermark }
 
@@ -87,6 +94,10 @@ func (t *Tracker) Add(b Batch) int64 {
 		s.heard[b.Partition] = writers
 	}
 	p := progress{maxMS: b.MaxMS, hasMax: b.HasMax}
+	if most := t.config.MaxFutureMS; most > 0 && b.HasMax && b.MaxMS > add(b.ArrivalMS, most) {
+		// One broken clock must not make all that comes after it late. The ingestor leaves such times out, but by what held for it.
+		p.maxMS, p.hasMax = writers[b.Writer].maxMS, writers[b.Writer].hasMax
+	}
 	if b.IdleSinceMS > 0 {
 		p.idleMS = max(b.ArrivalMS-b.IdleSinceMS, 0)
 	}
