@@ -61,14 +61,21 @@ func TestWatch(t *testing.T) {
 
 	rev, err := r.Create(ctx, record("a", 1))
 	require.NoError(t, err)
-	start := time.Now()
 	until(t, pictures, map[string]uint64{"a": 1})
-	require.Less(t, time.Since(start), 800*time.Millisecond, "told by the watcher, not by looking again")
-	rev, err = r.Update(ctx, record("a", 2), rev)
-	require.NoError(t, err)
+	// Told by the watcher, not by looking again: each of these comes just after a look, so that it would wait a second for
+	// the next. A busy machine may delay some of them, not all.
+	fastest := time.Hour
+	for generation := uint64(2); generation <= 5; generation++ {
+		start := time.Now()
+		rev, err = r.Update(ctx, record("a", generation), rev)
+		require.NoError(t, err)
+		until(t, pictures, map[string]uint64{"a": generation})
+		fastest = min(fastest, time.Since(start))
+	}
+	require.Less(t, fastest, 500*time.Millisecond)
 	_, err = r.Create(ctx, record("b", 1))
 	require.NoError(t, err)
-	until(t, pictures, map[string]uint64{"a": 2, "b": 1})
+	until(t, pictures, map[string]uint64{"a": 5, "b": 1})
 	require.NoError(t, r.Delete(ctx, "a", rev))
 	until(t, pictures, map[string]uint64{"b": 1})
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -283,7 +284,10 @@ func TestCancel(t *testing.T) {
 func TestOldClient(t *testing.T) {
 	path, err := exec.LookPath("clickhouse-client")
 	if err != nil {
-		t.Skip("skipped: clickhouse-client is not installed")
+		if os.Getenv("CI") == "true" {
+			t.Fatal("clickhouse-client is not installed; run make parts")
+		}
+		t.Skip("skipped: clickhouse-client is not installed; run make parts")
 	}
 	addr, db := clickhousetest.StartDB(t)
 	host, port, err := net.SplitHostPort(addr)
