@@ -96,21 +96,27 @@ func filler(seed uint64, n int) string {
 	return b.String()[:n]
 }
 
-// produce fills a topic with events, one in ten of which repeats one of the last 100,000. It returns
-// how many are distinct.
-func produce(ctx context.Context, broker, topic string, s shape, events, partitions int) (distinct int, size float64, err error) {
+// topic is what is to be read.
+type topic struct {
+	name             string
+	events, distinct int
+	size             float64 // bytes of an event
+}
+
+// produce fills a topic with events, one in ten of which repeats one of the last 100,000.
+func produce(ctx context.Context, broker, name string, s shape, events, partitions int) (topic, error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression()), kgo.MaxBufferedRecords(200_000))
 	if err != nil {
-		return 0, 0, err
+		return topic{}, err
 	}
 	defer client.Close()
-	if _, err := kadm.NewClient(client).CreateTopic(ctx, int32(partitions), 1, nil, topic); err != nil {
-		return 0, 0, fmt.Errorf("create topic %s: %w", topic, err)
+	if _, err := kadm.NewClient(client).CreateTopic(ctx, int32(partitions), 1, nil, name); err != nil {
+		return topic{}, fmt.Errorf("create topic %s: %w", name, err)
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	var failed error
-	var bytes int
+	var bytes, distinct int
 	for range events {
 		id := uint64(distinct)
 		if distinct > 0 && random.IntN(10) == 0 {
@@ -120,14 +126,14 @@ func produce(ctx context.Context, broker, topic string, s shape, events, partiti
 		}
 		value := s.append(nil, id)
 		bytes += len(value)
-		client.Produce(ctx, &kgo.Record{Topic: topic, Value: value}, func(_ *kgo.Record, err error) {
+		client.Produce(ctx, &kgo.Record{Topic: name, Value: value}, func(_ *kgo.Record, err error) {
 			if err != nil && failed == nil {
 				failed = err
 			}
 		})
 	}
 	if err := client.Flush(ctx); err != nil {
-		return 0, 0, err
+		return topic{}, err
 	}
-	return distinct, float64(bytes) / float64(events), failed
+	return topic{name, events, distinct, float64(bytes) / float64(events)}, failed
 }

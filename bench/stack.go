@@ -19,26 +19,33 @@ import (
 	"sluice/libs/playground/kafka/realkafka"
 )
 
-// part is a process of the stack, whose CPU is measured.
+// part is a process whose CPU is measured.
 type part struct {
 	name string
 	cmd  *exec.Cmd
-	log  string
 }
 
-// stack is everything as processes of its own on loopback: a real Kafka, NATS, the ClickHouse
-// engine, and the four services.
+// stack is everything as processes of its own on loopback: a real Kafka and the ClickHouse engine, which all sides share,
+// and the sides.
 type stack struct {
-	dir, bin   string
-	parts      []*part
+	dir        string
 	kafka      *realkafka.Real
 	kafkaAddr  string
 	clickhouse string
-	control    string
+	engine     *part
+	sides      []*side
+}
+
+// side is the services in one setup, with a NATS of their own. Sides take turns; one that has nothing to do costs next to nothing.
+type side struct {
+	dir, bin      string
+	instances     int
+	parts         []*part
+	nats, control string
 }
 
 func startStack(ctx context.Context, bin, dir string) (s *stack, err error) {
-	s = &stack{dir: dir, bin: bin}
+	s = &stack{dir: dir}
 	defer func() {
 		if err != nil {
 			s.stop()
@@ -49,67 +56,115 @@ func startStack(ctx context.Context, bin, dir string) (s *stack, err error) {
 		return s, err
 	}
 	s.kafkaAddr = s.kafka.Addr()
-	ports, err := freePorts(12)
+	ports, err := freePorts(1)
 	if err != nil {
 		return s, err
 	}
-	at := func(i int) string { return "127.0.0.1:" + strconv.Itoa(ports[i]) }
-	nats := "nats://" + at(0)
-	s.clickhouse, s.control = at(1), at(2)
-	for _, p := range [][]string{
-		{"nats", "sluice", "dev", "nats", "--listen", at(0), "--dir", filepath.Join(dir, "nats")},
-		{"clickhouse", "sluice", "dev", "clickhouse", "--listen", s.clickhouse, "--dir", filepath.Join(dir, "clickhouse")},
-		{"control", "control", "--nats", nats, "--grpc", s.control, "--http", at(3), "--name", "control"},
-		{"ingestor", "ingestor", "--nats", nats, "--grpc", at(4), "--http", at(5), "--name", "ingestor"},
-		{"dedup", "dedup", "--nats", nats, "--grpc", at(6), "--http", at(7), "--name", "dedup"},
-		{"sink", "sink", "--nats", nats, "--grpc", at(8), "--http", at(9), "--name", "sink"},
-	} {
-		if err := s.start(p[0], p[1], p[2:]...); err != nil {
-			return s, err
-		}
+	s.clickhouse = ports[0]
+	s.engine, err = start(dir, bin, "clickhouse", "sluice", "dev", "clickhouse", "--listen", s.clickhouse, "--dir", filepath.Join(dir, "clickhouse"))
+	if err != nil {
+		return s, err
 	}
-	return s, s.ready(ctx)
+	return s, await(ctx, "the ClickHouse engine", func(ctx context.Context) error {
+		_, err := s.query(ctx, "SELECT version()")
+		return err
+	})
 }
 
-func (s *stack) start(name, binary string, args ...string) error {
-	log, err := os.Create(filepath.Join(s.dir, name+".log"))
+// side returns the services as the setup wants them, and starts them the first time.
+func (s *stack) side(ctx context.Context, su setup) (*side, error) {
+	for _, d := range s.sides {
+		if d.bin == su.bin && d.instances == su.instances {
+			return d, nil
+		}
+	}
+	d := &side{dir: filepath.Join(s.dir, fmt.Sprintf("side-%d", len(s.sides))), bin: su.bin, instances: su.instances}
+	s.sides = append(s.sides, d)
+	if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(3 + 6*su.instances)
 	if err != nil {
+		return nil, err
+	}
+	next := func() string {
+		port := ports[0]
+		ports = ports[1:]
+		return port
+	}
+	addr := next()
+	d.nats, d.control = "nats://"+addr, next()
+	run := func(name, binary string, args ...string) error {
+		p, err := start(d.dir, d.bin, name, binary, args...)
+		if err == nil {
+			d.parts = append(d.parts, p)
+		}
 		return err
 	}
+	if err := run("nats", "sluice", "dev", "nats", "--listen", addr, "--dir", filepath.Join(d.dir, "nats")); err != nil {
+		return nil, err
+	}
+	if err := run("control", "control", "--nats", d.nats, "--grpc", d.control, "--http", next(), "--name", "control"); err != nil {
+		return nil, err
+	}
+	for _, service := range []string{"ingestor", "dedup", "sink"} {
+		for i := range su.instances {
+			if err := run(service, service, "--nats", d.nats, "--grpc", next(), "--http", next(), "--name", fmt.Sprintf("%s-%d", service, i)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return d, await(ctx, "the services", func(ctx context.Context) error {
+		_, err := d.sluice(ctx, nil, "list")
+		return err
+	})
+}
+
+// start starts a process that does not outlive this one. Its log is name.log in dir, appended to where several have the name.
+func start(dir, bin, name, binary string, args ...string) (*part, error) {
+	log, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(s.bin, binary), args...)
+	cmd := exec.Command(filepath.Join(bin, binary), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	s.parts = append(s.parts, &part{name: name, cmd: cmd, log: log.Name()})
-	return nil
+	return &part{name, cmd}, nil
 }
 
-func (s *stack) ready(ctx context.Context) error {
+func await(ctx context.Context, what string, try func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
 	for {
-		_, err := s.sluice(ctx, nil, "list")
+		err := try(ctx)
 		if err == nil {
-			var version string
-			if version, err = s.query(ctx, "SELECT version()"); err == nil && version != "" {
-				return nil
-			}
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the stack is not ready: %w", err)
+			return fmt.Errorf("%s: not ready: %w", what, err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
 
+func (p *part) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Wait()
+}
+
 func (s *stack) stop() {
-	for i := len(s.parts) - 1; i >= 0; i-- {
-		_ = s.parts[i].cmd.Process.Signal(syscall.SIGTERM)
-		_ = s.parts[i].cmd.Wait()
+	for _, d := range s.sides {
+		for i := len(d.parts) - 1; i >= 0; i-- {
+			d.parts[i].stop()
+		}
+	}
+	if s.engine != nil {
+		s.engine.stop()
 	}
 	if s.kafka != nil {
 		_ = s.kafka.Close()
@@ -117,8 +172,8 @@ func (s *stack) stop() {
 }
 
 // sluice runs the command line tool.
-func (s *stack) sluice(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "sluice"), append([]string{"--server", s.control}, args...)...)
+func (d *side) sluice(ctx context.Context, stdin []byte, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(d.bin, "sluice"), append([]string{"--server", d.control}, args...)...)
 	cmd.Stdin = bytes.NewReader(stdin)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -144,39 +199,53 @@ func (s *stack) query(ctx context.Context, sql string) (string, error) {
 	return value, err
 }
 
-// cpu is the CPU that each process has used so far, in seconds.
-func (s *stack) cpu() (map[string]float64, error) {
+// cpu is the CPU that the shared processes and those of a side have used so far, in seconds by name.
+func (s *stack) cpu(d *side) (map[string]float64, error) {
 	used := map[string]float64{}
-	pids := map[string]int{"kafka": s.kafka.Pid()}
-	for _, p := range s.parts {
-		pids[p.name] = p.cmd.Process.Pid
-	}
-	for name, pid := range pids {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	add := func(name string, pid int) error {
+		seconds, err := cpuOf(pid)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		// After the command, which is in parentheses, user and system time are fields 14 and 15.
-		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+2:]))
-		if len(fields) < 13 {
-			return nil, errors.New("unexpected /proc/PID/stat")
+		used[name] += seconds
+		return nil
+	}
+	if err := add("kafka", s.kafka.Pid()); err != nil {
+		return nil, err
+	}
+	for _, p := range append([]*part{s.engine}, d.parts...) {
+		if err := add(p.name, p.cmd.Process.Pid); err != nil {
+			return nil, err
 		}
-		user, _ := strconv.ParseFloat(fields[11], 64)
-		system, _ := strconv.ParseFloat(fields[12], 64)
-		used[name] = (user + system) / 100 // clock ticks: 100 a second on Linux
 	}
 	return used, nil
 }
 
-func freePorts(n int) ([]int, error) {
-	var ports []int
+func cpuOf(pid int) (float64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// After the command, which is in parentheses, user and system time are fields 14 and 15.
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+2:]))
+	if len(fields) < 13 {
+		return 0, errors.New("unexpected /proc/PID/stat")
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100, nil // clock ticks: 100 a second on Linux
+}
+
+// freePorts returns addresses on loopback.
+func freePorts(n int) ([]string, error) {
+	var addrs []string
 	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
 		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		addrs = append(addrs, l.Addr().String())
 	}
-	return ports, nil
+	return addrs, nil
 }
