@@ -78,7 +78,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	p := &partition{
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
 		branch: s.branch, pulse: s.pulse(pos, partitions),
-		linger: linger(pipeline.GetBatch().GetMaxDelay().AsDuration()),
+		linger: linger(pipeline.GetBatch().GetMaxDelay().AsDuration(), partitions*s.branches),
 		fields: batch.Fields{Keys: dedup != nil, Versions: dedup.GetKeep() == controlv1.Keep_LATEST, Join: s.plan.Join()},
 		// The event's own time otherwise.
 		byArrival: dedup != nil && dedup.GetTime() == "",
@@ -108,10 +108,13 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	return c, nil
 }
 
-// linger is how long rows wait for company in a batch: a small part of the delay that the user
-// allows before a row is in ClickHouse.
-func linger(maxDelay time.Duration) time.Duration {
-	return min(max(maxDelay/10, 2*time.Millisecond), 50*time.Millisecond)
+// lingerShare keeps what a lane gets from all partitions at 500 batches a second, as far as the delay permits.
+const lingerShare = 2 * time.Millisecond
+
+// linger is how long rows wait for company in a batch: a small part of the delay that the user allows before a row is in ClickHouse. It
+// is longer with many partitions: each of them sends a batch to each lane that often, and a lane of the next stage takes them one by one.
+func linger(maxDelay time.Duration, partitions int) time.Duration {
+	return min(max(min(maxDelay/10, 50*time.Millisecond), time.Duration(partitions)*lingerShare), maxDelay/4)
 }
 
 // pulse is nil without a join.

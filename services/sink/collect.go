@@ -19,6 +19,7 @@ type filled struct {
 	behind uint64   // messages of the lane behind the block, as far as was known when its last one was read
 	taken  snapshot // when the block is in
 	again  uint64   // rows that were left out, since they had been taken before
+	sent func() // tells the collector that the sender has done with the block
 	// recovered: a block whose messages are lost. Its rows were found in others, so it covers nothing.
 	recovered bool
 }
@@ -36,6 +37,8 @@ type collector struct {
 	pending *eventv1.PendingBlock // the range to be sent again first; nil: none (any more)
 	behind  uint64
 	again   uint64 // rows of the block that were left out
+	// sending ends when the block that was handed on last is in the table; nil before the first.
+	sending context.Context
 }
 
 func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.PendingBlock, free <-chan *assembler, blocks chan<- *filled) error {
@@ -135,11 +138,15 @@ func (c *collector) hand(ctx context.Context, blocks chan<- *filled, b *filled) 
 		c.rows.complete()
 	}
 	b.rows, b.behind, b.again = c.rows, c.behind, c.again
+	sending, sent := context.WithCancel(ctx)
+	b.sent = sent
 	select {
 	case blocks <- b:
 	case <-ctx.Done():
+		sent()
 		return context.Cause(ctx)
 	}
+	c.sending = sending
 	c.rows, c.again = nil, 0
 	c.plan.Reset()
 	return nil
@@ -175,21 +182,33 @@ func (c *collector) attempt(ctx context.Context) (*fencedlog.Message, error) {
 		c.reader = reader
 		c.lane.trouble.reading(nil)
 	}
-	wait := ctx
-	if !c.plan.Empty() && c.pending == nil {
-		var cancel context.CancelFunc
-		wait, cancel = context.WithDeadline(ctx, c.plan.Due())
-		defer cancel()
-	}
-	msg, err := c.reader.Next(wait)
-	if err != nil {
-		if wait.Err() != nil && ctx.Err() == nil {
-			return nil, nil
-		}
+	msg, due, err := c.next(ctx)
+	if due || err != nil {
 		return nil, err
 	}
 	c.after, c.behind = fencedlog.Mark{Sequence: msg.Sequence, Time: msg.Time}, msg.Pending
 	return &msg, nil
+}
+
+// next waits for a message until the block is due, and beyond that for as long as the sender is not free to take the block: what
+// comes meanwhile travels with it, instead of waiting for a block of its own behind it.
+func (c *collector) next(ctx context.Context) (msg fencedlog.Message, due bool, err error) {
+	if c.plan.Empty() || c.pending != nil {
+		msg, err = c.reader.Next(ctx)
+		return msg, false, err
+	}
+	wait, cancel := context.WithDeadline(ctx, c.plan.Due())
+	defer cancel()
+	if msg, err = c.reader.Next(wait); err == nil || wait.Err() == nil || ctx.Err() != nil {
+		return msg, false, err
+	}
+	if c.sending == nil || c.sending.Err() != nil {
+		return msg, true, nil
+	}
+	if msg, err = c.reader.Next(c.sending); err == nil || c.sending.Err() == nil || ctx.Err() != nil {
+		return msg, false, err
+	}
+	return msg, true, nil
 }
 
 // offer adds the message to the block unless it belongs to the next one.

@@ -190,12 +190,16 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 			}
 			return context.Cause(ctx)
 		case b := <-blocks:
-			if err := l.deliver(ctx, working, b); err != nil {
+			err := l.deliver(ctx, working, b)
+			if err == nil {
+				b.rows.reset()
+				free <- b.rows
+			}
+			b.sent()
+			if err != nil {
 				return err
 			}
 			idle = nil
-			b.rows.reset()
-			free <- b.rows
 		case reply := <-l.unit.Checkpoints():
 			reply <- l.advance(working)
 		case <-idle:
