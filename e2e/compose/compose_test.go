@@ -24,15 +24,11 @@ import (
 	"sluice/e2e/internal/stack"
 )
 
-const (
-	partitions = 4
-	lanes      = 4
-	// moved is how long lanes may take to find new owners, from the command on: starting a container included.
-	moved = 90 * time.Second
-)
+// moved is how long lanes may take to find new owners, from the command on: starting a container included.
+const moved = 90 * time.Second
 
-// What a user does on the first day and later: up, a pipeline, events; more instances and fewer; a
-// container that dies; everything down and up again. At the end the table holds every event once.
+// What a user does on the first day and later: up, a pipeline and one with a join, events; more instances and
+// fewer; containers that die; everything down and up again. At the end each table holds every event once.
 func TestStack(t *testing.T) {
 	if os.Getenv("SLUICE_COMPOSE") == "" {
 		t.Skip("SKIPPED, compose.yaml was not run: make e2e-compose runs it")
@@ -61,119 +57,127 @@ dedup: {key: [id], window: 24h}
 sink: {clickhouse: {addr: ["clickhouse:9000"], table: orders}}
 `)
 	require.Contains(t, said, "exactly once")
+	p.joined(cli, table)
+	settled := func() {
+		t.Helper()
+		for _, id := range pipelines {
+			cli.Wait(id, time.Minute)
+		}
+		events.check(t, table)
+	}
 	events.send(5000)
 	p.waitOwners(cli, "dedup", 1)
+	settled()
 
-	// Events are sent before every change and while it takes place.
-	p.compose("up", "--detach", "--no-recreate", "--scale", "dedup=3", "--scale", "sink=2")
-	started := time.Now()
-	p.waitOwners(cli, "dedup", 3)
-	p.waitOwners(cli, "sink", 2)
-	t.Logf("lanes spread over 3 dedups and 2 sinks within %s of the command's end", time.Since(started).Round(100*time.Millisecond))
-	events.send(5000)
-	cli.Wait("orders", time.Minute)
-	events.check(t, table)
+	// Events flow before every change, while it takes place, and after it.
+	pause := events.flow(t)
+	p.scale(cli, map[string]int{"dedup": 3, "sink": 2, "join": 2})
+	pause()
+	settled()
 
-	events.send(5000)
-	p.kill("dedup")
-	events.send(5000)
-	base["dedup"], base["sink"] = 3, 2
-	p.waitHealthy(base) // the engine starts it again
-	p.waitOwners(cli, "dedup", 3)
-	p.kill("sink")
-	cli.Wait("orders", time.Minute)
-	events.check(t, table)
+	pause = events.flow(t)
+	base["dedup"], base["sink"], base["join"] = 3, 2, 2
+	for _, service := range []string{"dedup", "join", "sink", "ingestor"} {
+		p.kill(service)
+		p.waitHealthy(base) // the engine starts it again
+		p.waitOwners(cli, service, base[service])
+	}
+	pause()
+	settled()
 
-	events.send(5000)
-	p.compose("up", "--detach", "--no-recreate", "--scale", "dedup=1", "--scale", "sink=1")
-	events.send(5000)
-	p.waitOwners(cli, "dedup", 1)
-	p.waitOwners(cli, "sink", 1)
-	cli.Wait("orders", time.Minute)
-	events.check(t, table)
+	pause = events.flow(t)
+	p.scale(cli, map[string]int{"dedup": 1, "sink": 1, "join": 1})
+	pause()
+	settled()
 
 	// Everything away but the volumes, with events still in Kafka.
 	events.send(5000)
-	events.producer.Flush()
 	p.compose("down")
 	require.Empty(t, p.containers())
 	p.compose("up", "--detach")
-	base["dedup"], base["sink"] = 1, 1
+	base["dedup"], base["sink"], base["join"] = 1, 1, 1
 	p.waitHealthy(base)
-	cli.Wait("orders", time.Minute)
-	events.check(t, table)
+	settled()
 	p.checkTraces(events)
-	cli.Wait("orders", time.Minute)
-	events.check(t, table)
+	settled()
 
 	p.demo(cli, table)
 }
 
-// orders are events of the test: numbers from 0 on. Every third is sent a second time at once, and every
-// seventh of those before it again.
-type orders struct {
-	producer *stack.Producer
-	next     int
-}
-
-func (o *orders) send(n int) {
-	one := func(i int) {
-		id := strconv.Itoa(i)
-		o.producer.Send(stack.PartitionOf(id, partitions), nil, fmt.Appendf(nil, `{"id":%d,"text":"order %d"}`, i, i))
-	}
-	for range n {
-		one(o.next)
-		if o.next%3 == 0 {
-			one(o.next)
-		}
-		if o.next%7 == 0 {
-			one(o.next / 2)
-		}
-		o.next++
-	}
-	o.producer.Flush()
-}
-
-// check compares the table with what was sent, row by row.
-func (o *orders) check(t *testing.T, table *stack.Table) {
-	t.Helper()
-	rows := table.Rows("SELECT id, text FROM orders ORDER BY id")
-	want := make([]string, o.next)
-	for i := range want {
-		want[i] = fmt.Sprintf("%d|order %d", i, i)
-	}
-	if !slices.Equal(want, rows) {
-		t.Fatalf("%d rows wanted, %d there, %d of them distinct", len(want), len(rows), len(slices.Compact(slices.Clone(rows))))
-	}
-}
-
-// waitOwners waits until a stage's lanes are shared by n instances, all running.
-func (p *project) waitOwners(cli *stack.CLI, stage string, n int) {
+// scale changes numbers of instances and waits until the lanes of every pipeline are shared by so many.
+func (p *project) scale(cli *stack.CLI, instances map[string]int) {
 	p.t.Helper()
-	stack.Await(p.t, moved, fmt.Sprintf("%d owners of %s's lanes", n, stage), func() (bool, any) {
-		s := cli.Status("orders")
-		owners := s.Owners(stage)
-		total := 0
-		for owner, units := range owners {
-			if owner == "" {
-				return false, s
-			}
-			total += units
+	before := map[string]bool{}
+	for _, c := range p.containers() {
+		before[c.ID] = true
+	}
+	args := []string{"up", "--detach", "--no-recreate"}
+	for service, n := range instances {
+		args = append(args, "--scale", fmt.Sprintf("%s=%d", service, n))
+	}
+	began := time.Now()
+	p.compose(args...)
+	// From here on the lanes move: the last new process begins, or the last old one is gone, which the command waits for.
+	changed := began
+	for _, c := range p.containers() {
+		if !before[c.ID] {
+			at, err := time.Parse(time.RFC3339Nano, p.inspect(c.ID, "{{.State.StartedAt}}"))
+			require.NoError(p.t, err)
+			changed = later(changed, at)
 		}
-		return len(owners) == n && total == lanes, s
+	}
+	if changed.Equal(began) {
+		changed = time.Now()
+	}
+	for service, n := range instances {
+		p.waitOwners(cli, service, n)
+	}
+	p.t.Logf("%v: lanes spread %s after the last container had changed", instances, time.Since(changed).Round(100*time.Millisecond))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// waitOwners waits until what a service's instances share is shared by n of them: partitions or lanes of all pipelines.
+func (p *project) waitOwners(cli *stack.CLI, service string, n int) {
+	p.t.Helper()
+	stage := service
+	if service == "ingestor" {
+		stage = "ingest"
+	}
+	stack.Await(p.t, moved, fmt.Sprintf("%d owners of what %s shares", n, service), func() (bool, any) {
+		owners, total := map[string]int{}, 0
+		for _, id := range pipelines {
+			for owner, units := range cli.Status(id).Owners(stage) {
+				owners[owner] += units
+				total += units
+			}
+		}
+		return owners[""] == 0 && len(owners) == n && total == units[service], owners
 	})
 }
 
-// kill kills a process of a service as a crash would; Docker's own kill would tell the engine that it was meant.
+// kill kills a process of a service as a crash would; Docker's own kill would tell the engine that it was meant. It returns
+// once the engine has started another.
 func (p *project) kill(service string) {
 	p.t.Helper()
 	for _, c := range p.containers() {
-		if c.Service == service {
-			pid, err := strconv.Atoi(p.inspect(c.ID, "{{.State.Pid}}"))
-			require.NoError(p.t, err)
-			require.NoError(p.t, syscall.Kill(pid, syscall.SIGKILL))
-			return
+		if c.Service != service {
+			continue
 		}
+		killed := p.inspect(c.ID, "{{.State.Pid}}")
+		pid, err := strconv.Atoi(killed)
+		require.NoError(p.t, err)
+		require.NoError(p.t, syscall.Kill(pid, syscall.SIGKILL))
+		stack.Await(p.t, up, service+" started again", func() (bool, any) {
+			now := p.inspect(c.ID, "{{.State.Pid}}")
+			return now != killed && now != "0", now
+		})
+		return
 	}
 	p.t.Fatalf("no container of %s", service)
 }

@@ -145,10 +145,21 @@ func (o *owner) settled() uint64 {
 	return s.GetTally().GetRows() + s.GetTally().GetDeadLetters()
 }
 
+// waitFor waits until so many rows are settled, however slow the machine is: what must not take long is the next step.
 func (o *owner) waitFor(t *testing.T, rows int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return o.settled() == uint64(rows) }, patience, 5*time.Millisecond,
-		"%d rows to be settled", rows)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	last, since := o.settled(), time.Now()
+	for last != uint64(rows) {
+		<-tick.C
+		if now := o.settled(); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > patience {
+			t.Fatalf("%d rows to be settled, %d are, and none for %s: %v", rows, last, patience, o.snapshot())
+		}
+	}
 }
 
 // start runs a lane of an instance; stop ends it for a cause and returns what it returned.
