@@ -10,12 +10,9 @@ import (
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/service"
-	"sluice/libs/spec"
 )
 
 const (
@@ -137,37 +134,14 @@ func demonstrate(ctx context.Context, a addresses, g generator, out io.Writer) (
 	fmt.Fprintf(out, "produced %s events to %s in %.1f s: %s distinct, %s duplicates\n", thousands(uint64(g.events)), demoTopic, took,
 		thousands(want.rows), thousands(uint64(g.events)-want.rows))
 
-	text := demoSpec(a)
-	fmt.Fprintf(out, "\nsluice apply -f - <<EOF\n%sEOF\n", text)
-	pipeline, err := spec.Parse("demo", []byte(text))
-	if err != nil {
-		return false, err
-	}
-	conn, err := grpc.NewClient(a.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return false, fmt.Errorf("control service: %w", err)
-	}
-	defer conn.Close()
-	api := controlv1.NewPipelineServiceClient(conn)
-	began = time.Now()
-	made, err := applyPipeline(ctx, api, pipeline, false)
-	if err != nil {
-		return false, fmt.Errorf("apply the pipeline: %w", err)
-	}
-	if err := made.print(out); err != nil {
-		return false, err
-	}
-	bar := &progress{w: out, terminal: isTerminal(out)}
-	if !bar.terminal {
-		bar.every = time.Second
-	}
-	err = waitLag(ctx, api, pipeline.GetId(), demoTimeout, bar.status)
-	bar.end()
-	if err != nil {
-		return false, err
-	}
-	moved := time.Since(began).Seconds()
-	last, err := api.Status(ctx, &controlv1.StatusRequest{Id: pipeline.GetId()})
+	status, moved, err := demoPipeline(ctx, a, demoSpec(a), out, func(api controlv1.PipelineServiceClient, id string) error {
+		bar := &progress{w: out, terminal: isTerminal(out)}
+		if !bar.terminal {
+			bar.every = time.Second
+		}
+		defer bar.end()
+		return waitLag(ctx, api, id, demoTimeout, bar.status)
+	})
 	if err != nil {
 		return false, err
 	}
@@ -175,6 +149,6 @@ func demonstrate(ctx context.Context, a addresses, g generator, out io.Writer) (
 	if err != nil {
 		return false, fmt.Errorf("prove the result: %w", err)
 	}
-	fmt.Fprintf(out, "lag 0 after %.1f s: %s events/s end to end\n\n", moved, thousands(uint64(float64(g.events)/moved)))
-	return report(out, g, want, found, last.GetStatus())
+	fmt.Fprintf(out, "lag 0 after %.1f s: %s events/s end to end\n\n", moved.Seconds(), thousands(uint64(float64(g.events)/moved.Seconds())))
+	return report(out, g, want, found, status)
 }

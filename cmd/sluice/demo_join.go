@@ -16,12 +16,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/zeebo/xxh3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/service"
-	"sluice/libs/spec"
 )
 
 const (
@@ -103,42 +100,21 @@ func demonstrateJoin(ctx context.Context, a addresses, orders int, out io.Writer
 		return false, fmt.Errorf("produce the events: %w", err)
 	}
 	fmt.Fprintf(out, "produced %s orders and %s payments\n", thousands(want.orders), thousands(want.payments))
-	text := joinedSpec(a)
-	fmt.Fprintf(out, "\nsluice apply -f - <<EOF\n%sEOF\n", text)
-	pipeline, err := spec.Parse("demo", []byte(text))
+	status, took, err := demoPipeline(ctx, a, joinedSpec(a), out, func(controlv1.PipelineServiceClient, string) error {
+		// The last orders without a payment come out once event time has passed their windows, on the clock: no lag tells of them.
+		return waitRows(ctx, db, want.rows)
+	})
 	if err != nil {
 		return false, err
 	}
-	conn, err := grpc.NewClient(a.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return false, fmt.Errorf("control service: %w", err)
-	}
-	defer conn.Close()
-	api := controlv1.NewPipelineServiceClient(conn)
-	began := time.Now()
-	made, err := applyPipeline(ctx, api, pipeline, false)
-	if err != nil {
-		return false, fmt.Errorf("apply the pipeline: %w", err)
-	}
-	if err := made.print(out); err != nil {
-		return false, err
-	}
-	// The last orders without a payment come out once event time has passed their windows, on the clock: no lag tells of them.
-	if err := waitRows(ctx, db, want.rows); err != nil {
-		return false, err
-	}
-	fmt.Fprintf(out, "%s rows after %.1f s\n\n", thousands(want.rows), time.Since(began).Seconds())
-	last, err := api.Status(ctx, &controlv1.StatusRequest{Id: pipeline.GetId()})
-	if err != nil {
-		return false, err
-	}
+	fmt.Fprintf(out, "%s rows after %.1f s\n\n", thousands(want.rows), took.Seconds())
 	var got paidOrders
 	const query = `SELECT count(), countIf(payment_id IS NULL), uniqExact(order_id), sum(h), groupBitXor(h) FROM (SELECT order_id, payment_id,
 xxh3(concat(toString(order_id), '|', customer, '|', ifNull(toString(payment_id), '-'), '|', toString(cents))) AS h FROM paid_orders)`
 	if err := db.QueryRow(ctx, query).Scan(&got.rows, &got.alone, &got.orders, &got.sum, &got.xor); err != nil {
 		return false, fmt.Errorf("prove the result: %w", err)
 	}
-	return reportJoin(out, want, got, last.GetStatus())
+	return reportJoin(out, want, got, status)
 }
 
 // waitRows waits until the table has as many rows, or ctx ends.
