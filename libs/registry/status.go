@@ -14,13 +14,18 @@ import (
 	stagev1 "sluice/gen/sluice/stage/v1"
 )
 
+// UnitName is what a unit is called within its stage: the number of a lane or partition, after the source if there are two.
+func UnitName(source string, unit uint32) string {
+	name := strconv.FormatUint(uint64(unit), 10)
+	if source != "" {
+		name = source + "-" + name
+	}
+	return name
+}
+
 // PutStatus stores the condition of a unit in place of what was there before.
 func (r *Registry) PutStatus(ctx context.Context, s *stagev1.UnitStatus) error {
-	unit := strconv.FormatUint(uint64(s.GetUnit()), 10)
-	if s.GetSource() != "" {
-		unit = s.GetSource() + "-" + unit
-	}
-	key := s.GetPipeline() + "." + s.GetStage() + "." + unit
+	key := s.GetPipeline() + "." + s.GetStage() + "." + UnitName(s.GetSource(), s.GetUnit())
 	data, err := proto.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("store status %s: %w", key, err)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/registry"
 	"sluice/libs/spec"
 )
 
@@ -26,13 +26,7 @@ func nameOf(u *stagev1.UnitStatus) unitName {
 }
 
 // String is the unit as the status names it within its stage.
-func (n unitName) String() string {
-	number := strconv.FormatUint(uint64(n.unit), 10)
-	if n.source == "" {
-		return number
-	}
-	return n.source + "-" + number
-}
+func (n unitName) String() string { return registry.UnitName(n.source, n.unit) }
 
 // addWaiting adds what a lane of the join keeps.
 func addWaiting(st *controlv1.PipelineStatus, u *stagev1.UnitStatus) {
