@@ -19,7 +19,7 @@ type filled struct {
 	behind uint64   // messages of the lane behind the block, as far as was known when its last one was read
 	taken  snapshot // when the block is in
 	again  uint64   // rows that were left out, since they had been taken before
-	sent func() // tells the collector that the sender has done with the block
+	sent   func()   // tells the collector that the sender has done with the block
 	// recovered: a block whose messages are lost. Its rows were found in others, so it covers nothing.
 	recovered bool
 }
