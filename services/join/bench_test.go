@@ -3,9 +3,12 @@
 package join
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
@@ -124,8 +127,27 @@ func step(t testing.TB, c *core, sequence uint64, data []byte, tally *batch.Tall
 	require.NoError(t, c.Step(fold.Input{Sequence: sequence, Writer: string(v.Source) + "-0", View: &v, Tally: tally}, out))
 }
 
+// sizeOf is the bytes in a directory.
+func sizeOf(t testing.TB, dir string) (bytes int64) {
+	require.NoError(t, filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) { // compacted meanwhile
+			return nil
+		}
+		bytes += info.Size()
+		return err
+	}))
+	return bytes
+}
+
 func benchCore(t testing.TB, record *controlv1.PipelineRecord) *core {
-	dir := t.TempDir()
+	return benchCoreIn(t, record, t.TempDir())
+}
+
+func benchCoreIn(t testing.TB, record *controlv1.PipelineRecord, dir string) *core {
 	c := newCore(record, config{maxMessage: 1 << 20, log: slog.New(slog.DiscardHandler), disk: func() (state.Disk, error) { return disk.Open(dir) }})
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c
@@ -218,7 +240,8 @@ func TestManyRows(t *testing.T) {
 	for _, memory := range []uint64{0, uint64(rows) * 20} {
 		t.Run(fmt.Sprintf("memory %d", memory), func(t *testing.T) {
 			record := benchRecord(func(j *controlv1.Join) { j.Window, j.Memory = durationpb.New(7*24*time.Hour), memory })
-			c, f, tally := benchCore(t, record), newFeed(t, record), &batch.Tally{}
+			dir := t.TempDir()
+			c, f, tally := benchCoreIn(t, record, dir), newFeed(t, record), &batch.Tally{}
 			cpu, cells := cpuTime(), 0
 			type segment struct{ data []byte }
 			var segments []segment
@@ -246,6 +269,7 @@ func TestManyRows(t *testing.T) {
 			built := cpuTime() - cpu
 			require.Equal(t, rows, c.rows.Len(state.Left)+c.rows.Len(state.Right))
 			inMemory, onDisk := c.rows.Bytes(), c.rows.OnDisk()
+			files := sizeOf(t, dir)
 			if memory > 0 {
 				require.LessOrEqual(t, uint64(inMemory), memory)
 				require.Positive(t, onDisk)
@@ -270,9 +294,9 @@ func TestManyRows(t *testing.T) {
 			runtime.GC()
 			runtime.ReadMemStats(&after)
 			require.Equal(t, rows, again.rows.Len(state.Left)+again.rows.Len(state.Right))
-			t.Logf("%d rows: built with %v of CPU; %d bytes/row in messages; in memory %d (%.1f bytes/row, heap %.1f), %d on disk; checkpoint %.1f bytes/row; restored in %v with %v of CPU",
+			t.Logf("%d rows: built with %v of CPU; %d bytes/row in messages; in memory %d (%.1f bytes/row, heap %.1f), %d on disk (%.1f bytes/row); checkpoint %.1f bytes/row; restored in %v with %v of CPU",
 				rows, built.Round(time.Millisecond), cells/rows, inMemory, float64(inMemory)/float64(rows-onDisk),
-				(float64(after.HeapAlloc)-float64(before.HeapAlloc))/float64(rows-again.rows.OnDisk()), onDisk, float64(stored)/float64(rows), took.Round(time.Millisecond), restored.Round(time.Millisecond))
+				(float64(after.HeapAlloc)-float64(before.HeapAlloc))/float64(rows-again.rows.OnDisk()), onDisk, float64(files)/float64(max(onDisk, 1)), float64(stored)/float64(rows), took.Round(time.Millisecond), restored.Round(time.Millisecond))
 			runtime.KeepAlive(again)
 		})
 	}

@@ -21,6 +21,7 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
+	"sluice/services/join/internal/state"
 )
 
 // crasher ends the lane right after the n-th append to the join log: as kill -9 does, but for the acknowledgement, which is never heard.
@@ -172,4 +173,37 @@ func TestMemoryOfAHotKey(t *testing.T) {
 	t.Logf("%d messages of %d bytes, compressed; %d MB in use before, %d MB at most", out.messages, out.bytes/out.messages, before>>20, out.most>>20)
 	require.Greater(t, out.messages, 400)
 	require.Less(t, out.most, before+32<<20)
+}
+
+// TestHotKeyOfALookup: 100 000 right rows of one key, on disk, are passed by the watermark at once: each left row meets the newest as of its time, and the
+// rows that were replaced do not slow down what comes after them.
+func TestHotKeyOfALookup(t *testing.T) {
+	const hot, each = 100_000, 2000
+	record := benchRecord(func(j *controlv1.Join) {
+		j.Kind, j.Window, j.Grace, j.Memory = controlv1.Join_LOOKUP, nil, durationpb.New(time.Hour), 1<<20
+	})
+	c, f, tally, out := benchCore(t, record), newFeed(t, record), &batch.Tally{}, &sized{}
+	sequence := uint64(0)
+	send := func(source string, n int, at func(i int) (uint64, int64)) {
+		sequence++
+		step(t, c, sequence, f.batch(source, n, at), tally, out)
+	}
+	began := time.Now()
+	for n := 0; n < hot; n += each {
+		send("users", each, func(i int) (uint64, int64) { return 7, int64(n + i) })
+		send("orders", each/10, func(i int) (uint64, int64) { return 7, int64(n + 10*i) })
+	}
+	require.Greater(t, c.rows.OnDisk(), hot/2)
+	later := time.Hour.Milliseconds() + hot
+	send("users", 1, func(int) (uint64, int64) { return 8, later })
+	send("orders", 1, func(int) (uint64, int64) { return 8, later })
+	require.EqualValues(t, hot/10, tally.Matched)
+	require.Equal(t, 2, c.rows.Len(state.Right))
+	for range 20 {
+		later += time.Hour.Milliseconds() + 1
+		send("orders", each, func(i int) (uint64, int64) { return 7, later })
+		send("users", 1, func(int) (uint64, int64) { return 8, later })
+	}
+	require.EqualValues(t, hot/10+1+19*each, tally.Matched)
+	t.Log(time.Since(began))
 }

@@ -69,7 +69,10 @@ func TestNewDurations(t *testing.T) {
 	users.send(user(111_000, "ann", `"far"`, 1, ""), user(101_000, "ann", `"near"`, 1, ""))
 	o := newOwner()
 	stop := w.running(o, w.js, time.Hour)
-	w.covered(o)
+	require.Eventually(t, func() bool {
+		rows, _ := w.output()
+		return len(rows) == 1
+	}, time.Minute, 5*time.Millisecond)
 	_ = stop(lanes.ErrLost) // no checkpoint but the one that says which durations hold
 
 	w.record = proto.CloneOf(w.record)

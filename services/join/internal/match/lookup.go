@@ -96,15 +96,13 @@ func (j *Joiner) forget(before, passed int64) error {
 	return j.leave(state.Right, func(*state.Row) error { return nil })
 }
 
-// replace removes the right rows of the key before r.
+// replace removes the right row of the key before r. There is one at most: of those whose time has come, each was removed when the next one's came.
 func (j *Joiner) replace(r *state.Row) error {
-	seq := r.Seq
-	return j.rows.Key(state.Right, r.Key, math.MinInt64, r.TimeMS, func(o *state.Row) error {
-		if o.TimeMS == r.TimeMS && o.Seq >= seq {
-			return nil
-		}
-		return j.rows.Remove(o, false)
-	})
+	old, ok, err := j.rows.Before(state.Right, r.Key, r.TimeMS, r.Seq)
+	if err != nil || !ok {
+		return err
+	}
+	return j.rows.Remove(&old, false)
 }
 
 // renewLate takes a right row that is late, if it is the newest of its key among those whose time has come. Left rows that

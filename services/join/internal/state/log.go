@@ -225,15 +225,21 @@ func (s *Store) renew(born uint32, limit int) (done int, err error) {
 	if s.OnDisk() == 0 {
 		return done, nil
 	}
-	err = s.disk.Born(born, func(r *Row) error {
-		if done >= limit {
-			return errEnough
+	// Rows that were written in the oldest bucket mostly have the oldest times: they are soon found.
+	for side := range s.lines {
+		err = s.disk.Times(Side(side), math.MinInt64, math.MaxInt64, func(r *Row) error {
+			if done >= limit || s.log.bucket(born).rows == 0 {
+				return errEnough
+			}
+			if r.Born != born {
+				return nil
+			}
+			renew(r)
+			return s.disk.Replace(r)
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return done, err
 		}
-		renew(r)
-		return s.disk.Replace(r, born)
-	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return done, err
 	}
 	return done, nil
 }
@@ -312,7 +318,7 @@ func (s *Store) replay(kind byte, r *Row, keep func(*Row) (bool, error)) error {
 		}
 		old.Matched = true
 		if old.place == 0 {
-			return s.disk.Replace(old, old.Born)
+			return s.disk.Replace(old)
 		}
 		s.slots.get(old.place - 1).matched = true
 		return nil

@@ -52,16 +52,17 @@ func before(time int64, seq uint64, otherTime int64, otherSeq uint64) bool {
 // valid until they return.
 type Disk interface {
 	Put(rows []Row) error
-	// Key walks the rows of a side and key with from ≤ time ≤ to, Times those of a side, Born those born in a bucket.
+	// Key walks the rows of a side and key with from ≤ time ≤ to, Times those of a side.
 	Key(side Side, key Key, from, to int64, each func(*Row) error) error
 	Times(side Side, from, to int64, each func(*Row) error) error
-	Born(bucket uint32, each func(*Row) error) error
-	// Latest is the last row of a side and key with time ≤ to.
-	Latest(side Side, key Key, to int64) (Row, bool, error)
+	// Before is the last row of a side and key before (time, seq).
+	Before(side Side, key Key, time int64, seq uint64) (Row, bool, error)
 	// Find is the row of a side, key, time and number.
 	Find(side Side, key Key, time int64, seq uint64) (Row, bool, error)
-	// Replace writes a row anew whose Matched or Born has changed; born is the bucket it had.
-	Replace(row *Row, born uint32) error
+	// Replace writes a row anew whose Matched or Born has changed.
+	Replace(row *Row) error
 	Remove(row *Row) error
+	// Bytes is the memory that grows with the number of rows.
+	Bytes() int
 	Close() error
 }

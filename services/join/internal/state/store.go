@@ -63,7 +63,11 @@ func (s *Store) OnDisk() int { return s.onDisk[Left] + s.onDisk[Right] }
 // Bytes is the memory that the rows in memory take.
 func (s *Store) Bytes() int {
 	live := s.count[Left] + s.count[Right] - s.OnDisk()
-	return s.arena.held + live*(slotSize+listedSize) + s.index.count*entrySize + s.index.listed*listedSize
+	bytes := s.arena.held + live*(slotSize+listedSize) + s.index.count*entrySize + s.index.listed*listedSize
+	if s.disk != nil {
+		bytes += s.disk.Bytes()
+	}
+	return bytes
 }
 
 // Insert adds a row, whose Born it sets, and writes it to the log of what is new. Its cells are copied.
@@ -175,16 +179,17 @@ func (s *Store) merge(ids []int32, disk func(func(*Row) error) error, each func(
 
 // Latest returns the last row of a side and key with time ≤ to.
 func (s *Store) Latest(side Side, key Key, to int64) (Row, bool, error) {
+	return s.Before(side, key, to, math.MaxUint64) // no row has that number
+}
+
+// Before returns the last row of a side and key before (time, seq).
+func (s *Store) Before(side Side, key Key, time int64, seq uint64) (Row, bool, error) {
 	var r Row
 	found := false
 	if e := s.index.find(key); e >= 0 {
 		var one [1]int32
 		rows := s.index.rows(e, side, &one)
-		n := len(rows)
-		if to != math.MaxInt64 {
-			n = s.index.search(rows, to+1, 0)
-		}
-		if n > 0 {
+		if n := s.index.search(rows, time, seq); n > 0 {
 			s.row(&r, rows[n-1])
 			found = true
 		}
@@ -192,7 +197,7 @@ func (s *Store) Latest(side Side, key Key, to int64) (Row, bool, error) {
 	if s.onDisk[side] == 0 {
 		return r, found, nil
 	}
-	d, ok, err := s.disk.Latest(side, key, to)
+	d, ok, err := s.disk.Before(side, key, time, seq)
 	if err != nil {
 		return r, false, err
 	}
@@ -229,7 +234,7 @@ func (s *Store) Match(r *Row) error {
 	r.Matched = true
 	s.log.delta(deltaMatched, r)
 	if r.place == 0 {
-		return s.disk.Replace(r, r.Born)
+		return s.disk.Replace(r)
 	}
 	s.slots.get(r.place - 1).matched = true
 	return nil
