@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,6 +132,67 @@ lanes: 2
 	require.Equal(t, []string{"1|7|Ada", "2|8|Bo"}, rows)
 	s.Wait("matched", 30*time.Second)
 
+	t.Run("the way of every event can be told", func(t *testing.T) {
+		send("orders", 1, 0xa4, `{"id":1,"user":7}`)
+		send("orders", 0, 0xa5, `{"id":5,"user":99}`)
+		send("users", 0, 0xb5, `{"user":7,"name":"Ada again"}`)
+		awaitRows(t, table, "matched", 3)
+		s.Wait("matched", 30*time.Second)
+		trace := func(args ...string) string { return s.Do(append([]string{"trace", "matched"}, args...)...) }
+		check := func(when string) {
+			t.Helper()
+			out := trace("--source", "orders", "--offset", "1:0")
+			for _, want := range []string{
+				"orders (orders)  partition 1  offset 0  WRITTEN\ntrace " + order + "\n", "matched with users 0:0, in trace " + user,
+				"matched with users 0:1, in trace " + fmt.Sprintf("%032x", 0xb5), "inserted in a block of 1 rows", "sluice/matched.",
+			} {
+				require.Contains(t, out, want, when)
+			}
+			out = trace("--offset", "users/0:0")
+			require.Contains(t, out, "users (users)  partition 0  offset 0  WRITTEN\ntrace "+user+"\n", when)
+			require.Contains(t, out, "matched with orders 1:0\n", when)
+			out = trace("--source", "orders", "--offset", "1:1")
+			require.Contains(t, out, "offset 1  DUPLICATE\ntrace "+fmt.Sprintf("%032x", 0xa4), when)
+			require.Contains(t, out, "dropped: a duplicate", when)
+			out = trace("--source", "orders", "--offset", "0:1")
+			require.Contains(t, out, "offset 1  PENDING\ntrace "+fmt.Sprintf("%032x", 0xa5), when)
+			require.Contains(t, out, "waits for a counterpart until event time has passed", when)
+			out = trace("--source", "orders", "--key", "1") // the dedup key
+			require.Contains(t, out, "partition 1  offset 0  WRITTEN", when)
+			require.Contains(t, out, "partition 1  offset 1  DUPLICATE", when)
+			require.NotContains(t, out, "partition 0", when)
+			out = trace("--source", "users", "--key", "7") // there is no dedup: the join key
+			require.Contains(t, out, "partition 0  offset 0  WRITTEN", when)
+			require.Contains(t, out, "partition 0  offset 1  WRITTEN", when)
+		}
+		check("from the logs")
+		stack.Await(t, stack.Up, "the logs are purged", func() (bool, any) {
+			out := trace("--source", "orders", "--offset", "1:0") + trace("--source", "orders", "--offset", "0:1") + trace("--offset", "users/0:0")
+			return strings.Count(out, "was in the log") == 3, out
+		})
+		check("from receipts")
+		t.Logf("\n%s", trace("--source", "orders", "--offset", "1:0"))
+		t.Logf("\n%s", trace("--source", "orders", "--offset", "0:1"))
+		var answer struct {
+			Events []struct {
+				Steps []struct {
+					Stage   string
+					Rows    int
+					Matched []struct{ Source string }
+				}
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(trace("--source", "orders", "--offset", "1:0", "-o", "json")), &answer))
+		matched := 0
+		for _, step := range answer.Events[0].Steps {
+			matched += len(step.Matched)
+		}
+		require.Equal(t, 2, matched)
+		for _, wrong := range [][]string{{"--offset", "1:0"}, {"--source", "others", "--offset", "1:0"}, {"--source", "users", "--offset", "orders/1:0"}} {
+			require.NotZero(t, s.Run("", append([]string{"trace", "matched"}, wrong...)...).Code, "%v", wrong)
+		}
+	})
+
 	t.Run("what time decides stays in the trace of its left row", func(t *testing.T) {
 		table.Exec("CREATE TABLE looked AS matched")
 		s.Apply(fmt.Sprintf(`
@@ -137,7 +200,7 @@ id: looked
 sources:
   orders: {kafka: {brokers: ["%[1]s"], topic: orders, start: LATEST}}
   users: {kafka: {brokers: ["%[1]s"], topic: users, start: LATEST}}
-join: {left: orders, right: users, on: [{left: user, right: user}], kind: LOOKUP, type: LEFT, grace: 500ms, idle: 500ms}
+join: {left: orders, right: users, on: [{left: user, right: user}], kind: LOOKUP, type: INNER, grace: 500ms, idle: 500ms}
 columns: [{name: user, from: orders.user}, {name: name, from: users.name}]
 sink: {clickhouse: {addr: ["%[2]s"], table: looked}}
 batch: {max_delay: 50ms}
@@ -178,5 +241,13 @@ lanes: 1
 			}
 			return false, seen
 		})
+		send("orders", 0, 0xa6, `{"id":6,"user":1000}`)
+		stack.Await(t, stack.Up, "the order's time is up", func() (bool, any) {
+			out := s.Do("trace", "looked", "--source", "orders", "--offset", "0:2")
+			return strings.Contains(out, "offset 2  UNMATCHED\ntrace "+fmt.Sprintf("%032x", 0xa6)), out
+		})
+		require.Contains(t, s.Do("trace", "looked", "--source", "orders", "--key", "9"), "matched with users 0:2")
+		r := s.Run("", "trace", "looked", "--source", "orders", "--offset", "1:0")
+		require.Contains(t, r.Stdout, "NOT_READ")
 	})
 }

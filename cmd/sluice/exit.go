@@ -34,9 +34,10 @@ const exitCodesText = `Exit codes of sluice:
   2    the command line is wrong, or the pipeline's specification was refused
   3    there is no such pipeline
   4    the control service cannot be reached, or cannot itself reach NATS, Kafka or ClickHouse
-  5    not done within the time allowed (wait)
+  5    not done within the time allowed (wait, trace)
   6    the table differs from what was written (verify)
-  7    nothing differs, but not everything could be compared (verify)
+  7    nothing differs, but not everything could be compared (verify); what became of the event is not
+       known any more (trace)
   130  interrupted (Ctrl-C); standalone and dev stop in good order then and return 0
        unless a second signal comes
 `

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -16,7 +19,7 @@ import (
 func traceCommand(c *client) *cobra.Command {
 	var offset, source string
 	var keys []string
-	var since time.Duration
+	var since, timeout time.Duration
 	var limit uint32
 	cmd := &cobra.Command{
 		Use:   "trace ID (--offset PARTITION:OFFSET | --key JSON…)",
@@ -26,13 +29,17 @@ tracing system finds it; or of all recent events of a key.
 
 The event is read from Kafka again, and the logs and the receipts of blocks are searched for it. Logs are
 purged within seconds, receipts are kept for up to a day; what is not known any more is said to be unknown.
+Where much waits in the logs, to search them takes time: --timeout bounds it, and what has been read is told.
 
-WRITTEN    in the table                        PENDING     on its way
+With a join the event is of one of its sources. Its way shows what it was matched with; the trace is its own, and a
+pair that another event has completed is in the trace of that one, which is named too.
+
+WRITTEN    in the table                        PENDING     on its way, or waits for a counterpart
 DUPLICATE  dropped                             NOT_READ    before the pipeline's start
 DEAD_LETTER refused, see sluice dlq ls         TOMBSTONE   a null value, skipped
-UNKNOWN    see the notes`,
+UNMATCHED  of a join: met nobody, dropped      UNKNOWN     see the notes (exit code 7, or 5 if time was short)`,
 		Example: `  sluice trace user-events --offset 3:12345
-  sluice trace matched --offset orders/0:99          # of a source of a join
+  sluice trace matched --source orders --offset 0:99 # of a source of a join; also --offset orders/0:99
   sluice trace user-events --key 42 --since 1h       # all events with that key
   sluice trace user-events --key '"a"' --key 7       # a key of two fields`,
 		Args:              oneID,
@@ -41,18 +48,28 @@ UNKNOWN    see the notes`,
 	out := formatFlag(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&offset, "offset", "", "the event's Kafka partition and offset, as in 3:12345; with a join SOURCE/3:12345")
-	flags.StringArrayVar(&keys, "key", nil, "the dedup key: the value of each of its fields, as JSON, in their order")
-	flags.StringVar(&source, "source", "", "with a join and --key: the source")
+	flags.StringArrayVar(&keys, "key", nil, "the dedup key, or the join key where there is no dedup: the value of each of its fields, as JSON, in their order")
+	flags.StringVar(&source, "source", "", "with a join: the source")
+	flags.DurationVar(&timeout, "timeout", 0, "how long Kafka, logs and receipts may be read; default 30s")
 	flags.DurationVar(&since, "since", 0, "with --key: how far back to look; default 10m")
 	flags.Uint32Var(&limit, "limit", 0, "with --key: at most so many events; 0 = 100")
 	cmd.MarkFlagsMutuallyExclusive("offset", "key")
 	cmd.MarkFlagsOneRequired("offset", "key")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := &controlv1.TraceRequest{Id: args[0], Source: source}
+		if timeout < 0 {
+			return usagef("--timeout %s: it must be positive", timeout)
+		}
+		if timeout > 0 {
+			req.Timeout = durationpb.New(timeout)
+		}
 		if offset != "" {
 			name, at, err := parseOffset(offset)
 			if err != nil {
 				return err
+			}
+			if name != "" && source != "" && name != source {
+				return usagef("--offset %q is of source %s, but --source says %s", offset, name, source)
 			}
 			if name != "" {
 				req.Source = name
@@ -70,16 +87,65 @@ UNKNOWN    see the notes`,
 			return err
 		}
 		defer closeConn()
-		resp, err := api.Trace(cmd.Context(), req)
+		resp, err := followTrace(cmd.Context(), api, req, cmd.ErrOrStderr())
 		if err != nil {
 			return c.explain(err)
 		}
 		if *out != "table" {
-			return write(cmd.OutOrStdout(), *out, resp)
+			err = write(cmd.OutOrStdout(), *out, resp)
+		} else {
+			err = printTrace(cmd.OutOrStdout(), resp)
 		}
-		return printTrace(cmd.OutOrStdout(), resp)
+		if err != nil {
+			return err
+		}
+		return traceVerdict(resp)
 	}
 	return cmd
+}
+
+// traceVerdict is the exit code: of an answer that leaves open what became of an event.
+func traceVerdict(resp *controlv1.TraceResponse) error {
+	unknown := 0
+	for _, e := range resp.GetEvents() {
+		if e.GetOutcome() == controlv1.TracedEvent_UNKNOWN {
+			unknown++
+		}
+	}
+	switch {
+	case resp.GetIncomplete() && (unknown > 0 || len(resp.GetEvents()) == 0):
+		return &coded{exitTimeout, errors.New("not everything could be read in the time allowed; allow more by --timeout")}
+	case unknown > 0:
+		return &coded{exitIncomplete, fmt.Errorf("what became of %d of %d events is not known any more", unknown, len(resp.GetEvents()))}
+	}
+	return nil
+}
+
+// followTrace asks, and tells how far the reading is.
+func followTrace(ctx context.Context, api controlv1.PipelineServiceClient, req *controlv1.TraceRequest, progress io.Writer) (*controlv1.TraceResponse, error) {
+	stream, err := api.FollowTrace(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	var result *controlv1.TraceResponse
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			if result == nil {
+				return nil, errors.New("the control service ended without an answer")
+			}
+			return result, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if r := resp.GetResult(); r != nil {
+			result = r
+			continue
+		}
+		p := resp.GetProgress()
+		fmt.Fprintf(progress, "%s: %s of %s read\n", p.GetStep(), thousands(p.GetMessages()), thousands(p.GetOfMessages()))
+	}
 }
 
 // parseOffset reads [SOURCE/]PARTITION:OFFSET.
@@ -128,7 +194,11 @@ func printTrace(w io.Writer, resp *controlv1.TraceResponse) error {
 			if s.GetTime() != nil {
 				at = s.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z")
 			}
-			rows = append(rows, []string{s.GetStage(), lane, messages, at, s.GetText()})
+			text := s.GetText()
+			if id := s.GetTraceId(); id != "" {
+				text += ", in trace " + id
+			}
+			rows = append(rows, []string{s.GetStage(), lane, messages, at, text})
 		}
 		if err := table(w, rows); err != nil {
 			return err

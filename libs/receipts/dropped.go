@@ -7,17 +7,28 @@ import (
 	"sluice/libs/batch"
 )
 
-// maxDropped bounds what one batch's dropped offsets may take.
-const maxDropped = 2 << 10
+const (
+	// maxDropped bounds what one batch's dropped offsets may take.
+	maxDropped = 2 << 10
+	// maxOrigins bounds what the origins of one batch of a join may take. A batch of rows of usual size has far less.
+	maxOrigins = 256 << 10
+)
 
 // Describe tells of a batch what a receipt keeps. It copies what it needs of v.
 func Describe(v *batch.View, sequence uint64, traceID []byte) *eventv1.BatchReceipt {
 	out := &eventv1.BatchReceipt{
 		Sequence: sequence, InputSequence: v.InputSequence, TopicId: append([]byte(nil), v.TopicID...), Partition: v.Partition,
 		FirstOffset: v.FirstOffset, LastOffset: v.LastOffset, Rows: uint32(v.Rows), Selected: uint32(v.Selected),
-		TraceId: traceID, Joined: len(v.Origins) > 0,
+		TraceId: traceID, Joined: len(v.Origins) > 0, Source: string(v.Source),
 	}
-	if out.Joined || v.Selected == v.Rows || v.Selected == 0 || len(v.Offsets) == 0 {
+	if out.Joined {
+		out.Origins = appendOrigins(make([]byte, 0, min(4*v.Selected, maxOrigins)), v)
+		if len(out.Origins) > maxOrigins {
+			out.Origins = nil
+		}
+		return out
+	}
+	if v.Selected == v.Rows || v.Selected == 0 || len(v.Offsets) == 0 {
 		return out // which were dropped goes without saying
 	}
 	last := v.FirstOffset
@@ -49,7 +60,7 @@ const (
 	Either
 )
 
-// FateOf tells what became of an offset in a batch. That the offset is in the batch's lane must be known: all that a receipt keeps is
+// FateOf tells what became of an offset in a batch of its source. That the offset is in the batch's lane must be known: all that a receipt keeps is
 // the range of offsets, and those that were dropped.
 func FateOf(b *eventv1.BatchReceipt, topicID []byte, partition int32, offset int64) Fate {
 	switch {

@@ -1,5 +1,5 @@
 // Package receipts keeps for a while what became of the blocks of a pipeline: one small message for each, in a stream of its
-// own. The logs are purged within seconds; a receipt still tells in which block an event went, when, and in which trace.
+// own; with a join, also what became of the batches before it, and which records its rows were made from. The logs are purged within seconds; a receipt still tells in which block an event went, when, and in which trace.
 //
 // Guaranteed: bounded in bytes and in time; a receipt costs its writer one publish that waits for nothing.
 //
@@ -24,6 +24,8 @@ const (
 	// MaxAge and maxBytes bound what is kept.
 	MaxAge   = 24 * time.Hour
 	maxBytes = 32 << 20
+	// maxPart is the size of a message from which on the next batch goes into another.
+	maxPart = 256 << 10
 	// idle is how long Each waits for the next message of those that are there.
 	idle = 5 * time.Second
 )
@@ -56,8 +58,33 @@ func Remove(ctx context.Context, js jetstream.JetStream, pipeline string) error 
 	return nil
 }
 
-// Publish hands a receipt to the connection and does not wait.
+// Publish hands a receipt to the connection and does not wait. One that is large goes in parts, each with some of the batches.
 func Publish(nc *nats.Conn, pipeline string, r *eventv1.Receipt) error {
+	size, from := 0, 0
+	for i, b := range r.GetBatches() {
+		n := proto.Size(b)
+		if size += n; size > maxPart && i > from {
+			if err := publish(nc, pipeline, part(r, from, i)); err != nil {
+				return err
+			}
+			size, from = n, i
+		}
+	}
+	return publish(nc, pipeline, part(r, from, len(r.GetBatches())))
+}
+
+// part is a receipt with some of its batches.
+func part(r *eventv1.Receipt, from, to int) *eventv1.Receipt {
+	if from == 0 && to == len(r.GetBatches()) {
+		return r
+	}
+	return &eventv1.Receipt{
+		Lane: r.GetLane(), FirstSequence: r.GetFirstSequence(), LastSequence: r.GetLastSequence(), Rows: r.GetRows(), Refused: r.GetRefused(),
+		BeganMs: r.GetBeganMs(), DoneMs: r.GetDoneMs(), Token: r.GetToken(), TraceId: r.GetTraceId(), Stage: r.GetStage(), Batches: r.GetBatches()[from:to],
+	}
+}
+
+func publish(nc *nats.Conn, pipeline string, r *eventv1.Receipt) error {
 	data, err := proto.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode a receipt: %w", err)
@@ -68,9 +95,9 @@ func Publish(nc *nats.Conn, pipeline string, r *eventv1.Receipt) error {
 	return nil
 }
 
-// Each calls take for the receipts of a lane (-1: of all) from the oldest on, until it returns false or all that were there
-// are seen. Without a stream there are none.
-func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int, take func(*eventv1.Receipt) bool) error {
+// Each calls take for the receipts of a lane (-1: of all) from the oldest on, with how many follow, until it returns false or all that were
+// there are seen. Without a stream there are none.
+func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int, take func(r *eventv1.Receipt, more uint64) bool) error {
 	filter := "sluice." + pipeline + ".receipts.*"
 	if lane >= 0 {
 		filter = subject(pipeline, lane)
@@ -109,7 +136,7 @@ func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int
 		if err != nil {
 			return fmt.Errorf("read %s: %w", Stream(pipeline), err)
 		}
-		if !take(&r) || meta.NumPending == 0 {
+		if !take(&r, meta.NumPending) || meta.NumPending == 0 {
 			return nil
 		}
 	}

@@ -1,12 +1,15 @@
 package receipts
 
 import (
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
@@ -68,7 +71,7 @@ func TestReceiptsAreReadBack(t *testing.T) {
 	require.NoError(t, err)
 	ctx := t.Context()
 	read := func(lane int) (firsts []uint64) {
-		require.NoError(t, Each(ctx, js, "p", lane, func(r *eventv1.Receipt) bool {
+		require.NoError(t, Each(ctx, js, "p", lane, func(r *eventv1.Receipt, _ uint64) bool {
 			firsts = append(firsts, r.GetFirstSequence())
 			return true
 		}))
@@ -85,8 +88,72 @@ func TestReceiptsAreReadBack(t *testing.T) {
 	require.Eventually(t, func() bool { return len(read(-1)) == 10 }, 10*time.Second, 10*time.Millisecond)
 	require.Equal(t, []uint64{1, 3, 5, 7, 9}, read(1))
 	seen := 0
-	require.NoError(t, Each(ctx, js, "p", -1, func(*eventv1.Receipt) bool { seen++; return false }))
+	require.NoError(t, Each(ctx, js, "p", -1, func(*eventv1.Receipt, uint64) bool { seen++; return false }))
 	require.Equal(t, 1, seen)
 	require.NoError(t, Remove(ctx, js, "p"))
 	require.NoError(t, Remove(ctx, js, "p"))
+}
+
+// TestOriginsComeBack as they were, in a few bytes a row.
+func TestOriginsComeBack(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var want []batch.Origin
+	v := &batch.View{}
+	next := [4]int64{1 << 40, 7, 0, 1 << 50}
+	for range 5000 {
+		o := batch.Origin{LeftPartition: int32(rnd.IntN(4)), RightPartition: int32(rnd.IntN(3) - 1)}
+		next[o.LeftPartition] += rnd.Int64N(3) - 1
+		o.LeftOffset = next[o.LeftPartition]
+		if o.RightPartition != batch.NoRight {
+			o.RightOffset = rnd.Int64N(1 << 20)
+		}
+		v.Origins = batch.AppendOrigin(v.Origins, o)
+		want = append(want, o)
+	}
+	v.Rows, v.Selected = len(want), len(want)
+	b := Describe(v, 7, nil)
+	require.True(t, b.GetJoined())
+	require.Equal(t, want, slices.Collect(Origins(b)))
+	v.Selection = []byte{0b101}
+	v.Rows, v.Selected = 3, 2
+	require.Equal(t, []batch.Origin{want[0], want[2]}, slices.Collect(Origins(Describe(v, 7, nil))), "only what is selected")
+
+	// A left batch in the order of its offsets, which meets rows that came lately.
+	v = &batch.View{Rows: 1000, Selected: 1000}
+	for n := range int64(1000) {
+		v.Origins = batch.AppendOrigin(v.Origins, batch.Origin{LeftPartition: 2, LeftOffset: 5_000_000 + n, RightPartition: 1, RightOffset: 7_000_000 + rnd.Int64N(5000)})
+	}
+	require.Less(t, len(Describe(v, 7, nil).GetOrigins()), 4*1000)
+	b = Describe(v, 7, nil)
+	b.Origins = b.Origins[:len(b.Origins)-1]
+	require.Len(t, slices.Collect(Origins(b)), 999, "damaged")
+}
+
+// TestLargeReceiptsGoInParts that a message takes.
+func TestLargeReceiptsGoInParts(t *testing.T) {
+	nc, err := nats.Connect(natstest.Start(t))
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	require.NoError(t, Ensure(t.Context(), js, "p"))
+	large := &eventv1.Receipt{Lane: 1, FirstSequence: 5, Token: "t", Stage: "s"}
+	for n := range uint64(100) {
+		large.Batches = append(large.Batches, &eventv1.BatchReceipt{Sequence: n, Origins: make([]byte, 100<<10)})
+	}
+	require.Greater(t, proto.Size(large), int(nc.MaxPayload()))
+	require.NoError(t, Publish(nc, "p", large))
+	require.NoError(t, nc.FlushTimeout(10*time.Second))
+	var seen []uint64
+	require.Eventually(t, func() bool {
+		seen = nil
+		err := Each(t.Context(), js, "p", 1, func(r *eventv1.Receipt, _ uint64) bool {
+			for _, b := range r.GetBatches() {
+				seen = append(seen, b.GetSequence())
+			}
+			return r.GetToken() == "t" && r.GetStage() == "s" && r.GetFirstSequence() == 5
+		})
+		return err == nil && len(seen) == 100
+	}, 10*time.Second, 10*time.Millisecond)
+	require.True(t, slices.IsSorted(seen))
 }

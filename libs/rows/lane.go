@@ -27,13 +27,33 @@ func (p *Plan) Lane(row Row, kafkaKey []byte, partition int32, lanes int) int {
 	}
 }
 
-// KeyOf is the fingerprint of a dedup key that is given as JSON, one value for each of its fields.
-func (p *Plan) KeyOf(values []string) ([2]uint64, error) {
-	if len(values) != len(p.key) {
-		return [2]uint64{}, fmt.Errorf("%d values for the %d fields of the key", len(values), len(p.key))
+// LaneOfJoin is the lane in which a row meets its counterparts.
+func (p *Plan) LaneOfJoin(row Row, lanes int) int { return int(row.JoinKey[0] % uint64(lanes)) }
+
+// fields are those by which a user names events: the dedup key, else the join key.
+func (p *Plan) fields() []int {
+	if p.Dedup() {
+		return p.key
 	}
-	if len(p.key) == 0 {
-		return [2]uint64{}, fmt.Errorf("the events have no key: there is no dedup")
+	return p.joinKey
+}
+
+// HasKey tells whether a row has the key that KeyOf has returned.
+func (p *Plan) HasKey(row Row, key [2]uint64) bool {
+	if p.Dedup() {
+		return !row.NoKey && row.Key == key
+	}
+	return row.JoinKey == key
+}
+
+// KeyOf is the fingerprint of a key that is given as JSON, one value for each of its fields: the dedup key's, else the join key's.
+func (p *Plan) KeyOf(values []string) ([2]uint64, error) {
+	fields := p.fields()
+	if len(fields) == 0 {
+		return [2]uint64{}, fmt.Errorf("the events have no key: there is no dedup and no join")
+	}
+	if len(values) != len(fields) {
+		return [2]uint64{}, fmt.Errorf("%d values for the %d fields of the key", len(values), len(fields))
 	}
 	plan, err := jsonread.NewPlan([]string{"value"})
 	if err != nil {
@@ -43,10 +63,10 @@ func (p *Plan) KeyOf(values []string) ([2]uint64, error) {
 	var canonical []byte
 	for i, value := range values {
 		if err := reader.Read([]byte(`{"value":`+value+`}`), found); err != nil {
-			return [2]uint64{}, fmt.Errorf("%s: %s is not a JSON value; a string is written in quotes", p.paths[p.key[i]], value)
+			return [2]uint64{}, fmt.Errorf("%s: %s is not a JSON value; a string is written in quotes", p.paths[fields[i]], value)
 		}
 		if found[0].Kind <= jsonread.Null {
-			return [2]uint64{}, fmt.Errorf("%s: an event whose key is null has no key", p.paths[p.key[i]])
+			return [2]uint64{}, fmt.Errorf("%s: an event whose key is null has no key", p.paths[fields[i]])
 		}
 		canonical = found[0].AppendCanonical(canonical)
 	}

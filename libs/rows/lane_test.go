@@ -7,6 +7,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/rows"
+	"sluice/libs/spec"
 )
 
 // TestKeysAsUsersWriteThem: the fingerprint of a key that is given value by value is that of the events with it.
@@ -37,4 +38,27 @@ func TestKeysAsUsersWriteThem(t *testing.T) {
 	row, reject = rows.NewParser(plain).Parse(rows.Record{Value: []byte(`{"x":1}`), Offset: 5000})
 	require.Nil(t, reject)
 	require.Equal(t, (5000/4096+3)%7, plain.Lane(row, nil, 3, 7))
+}
+
+// TestKeysOfAJoin: without dedup the join key names events, with it the dedup key.
+func TestKeysOfAJoin(t *testing.T) {
+	schema := &controlv1.Schema{Columns: []*controlv1.SchemaColumn{{Name: "x", Type: "UInt8", Source: "s"}}}
+	record := rows.Record{Value: []byte(`{"id":7,"user":"ann","x":1}`)}
+	for _, dedup := range []*controlv1.Dedup{nil, {Key: []string{"id"}}} {
+		plan, err := rows.NewBranchPlan(schema, spec.Branch{Source: "s", Dedup: dedup, JoinKey: []string{"user"}})
+		require.NoError(t, err)
+		row, reject := rows.NewParser(plan).Parse(record)
+		require.Nil(t, reject)
+		right, wrong := `"ann"`, "7"
+		if dedup != nil {
+			right, wrong = wrong, right
+		}
+		key, err := plan.KeyOf([]string{right})
+		require.NoError(t, err)
+		require.True(t, plan.HasKey(row, key))
+		key, err = plan.KeyOf([]string{wrong})
+		require.NoError(t, err)
+		require.False(t, plan.HasKey(row, key))
+		require.Equal(t, int(row.JoinKey[0]%5), plan.LaneOfJoin(row, 5))
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,8 +21,10 @@ import (
 )
 
 const (
-	// traceTime bounds the reading of Kafka, logs and receipts for one answer.
+	// traceTime bounds the reading of Kafka, logs and receipts for one answer unless the caller says otherwise.
 	traceTime = 30 * time.Second
+	// traceTell is how often the caller is told how far the reading is.
+	traceTell = time.Second
 	// traceSince is how far back events of a key are looked for unless the caller says otherwise.
 	traceSince = 10 * time.Minute
 	traceLimit = 100
@@ -31,6 +34,21 @@ const (
 // so the lane; the logs tell of what is on its way or was a moment ago; receipts tell of blocks for a day at most. What none of
 // them knows is said to be unknown.
 func (s *Service) Trace(ctx context.Context, req *controlv1.TraceRequest) (*controlv1.TraceResponse, error) {
+	return s.trace(ctx, req, func(*controlv1.TraceProgress) error { return nil })
+}
+
+// FollowTrace is Trace that tells every second how far it is.
+func (s *Service) FollowTrace(req *controlv1.TraceRequest, stream controlv1.PipelineService_FollowTraceServer) error {
+	out, err := s.trace(stream.Context(), req, func(p *controlv1.TraceProgress) error {
+		return stream.Send(&controlv1.FollowTraceResponse{Message: &controlv1.FollowTraceResponse_Progress{Progress: p}})
+	})
+	if err != nil {
+		return err
+	}
+	return stream.Send(&controlv1.FollowTraceResponse{Message: &controlv1.FollowTraceResponse_Result{Result: out}})
+}
+
+func (s *Service) trace(ctx context.Context, req *controlv1.TraceRequest, tell func(*controlv1.TraceProgress) error) (*controlv1.TraceResponse, error) {
 	rec, _, err := s.get(ctx, req.GetId())
 	if err != nil {
 		return nil, err
@@ -51,23 +69,33 @@ func (s *Service) Trace(ctx context.Context, req *controlv1.TraceRequest) (*cont
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, traceTime)
-	defer cancel()
-	t := &tracer{service: s, rec: rec, branch: branch, plan: plan, wanted: map[place]*traced{}, out: &controlv1.TraceResponse{}}
-	find := func(c *kafka.Cluster) error { return t.offset(ctx, c, req.GetOffset()) }
-	if key := req.GetKey(); key != nil {
-		find = func(c *kafka.Cluster) error { return t.key(ctx, c, key) }
+	t := &tracer{
+		service: s, rec: rec, branch: branch, plan: plan, wanted: map[place]*traced{}, out: &controlv1.TraceResponse{},
+		within: cmp.Or(req.GetTimeout().AsDuration(), traceTime), tell: tell, told: time.Now(),
 	}
-	if err := s.kafka.use(ctx, branch.Spec.GetKafka(), find); err != nil {
+	reading, cancel := context.WithTimeout(ctx, t.within)
+	defer cancel()
+	find := func(c *kafka.Cluster) error { return t.offset(reading, c, req.GetOffset()) }
+	if key := req.GetKey(); key != nil {
+		find = func(c *kafka.Cluster) error { return t.key(reading, c, key) }
+	}
+	if err := s.kafka.use(reading, branch.Spec.GetKafka(), find); err != nil {
 		var known *coded
-		if req.GetOffset() == nil || errors.As(err, &known) {
+		if ctx.Err() != nil || errors.As(err, &known) {
 			return nil, err
 		}
+		late := reading.Err() != nil
+		if req.GetOffset() == nil && !late {
+			return nil, err
+		}
+		t.late = t.late || late
 		t.limit("Kafka could not be asked, so the lane is not known: %v", err)
-		t.want(req.GetOffset().GetPartition(), req.GetOffset().GetOffset())
+		if at := req.GetOffset(); at != nil && len(t.wanted) == 0 {
+			t.want(at.GetPartition(), at.GetOffset())
+		}
 	}
 	if len(t.wanted) > 0 {
-		if err := t.follow(ctx); err != nil {
+		if err := t.follow(ctx, reading); err != nil {
 			return nil, err
 		}
 	}
@@ -85,6 +113,10 @@ type tracer struct {
 	out     *controlv1.TraceResponse
 	// receiptsFrom says how far back receipts go.
 	receiptsFrom string
+	within       time.Duration
+	late         bool // not everything was read within that
+	tell         func(*controlv1.TraceProgress) error
+	told         time.Time
 }
 
 type place struct {
@@ -97,6 +129,9 @@ type traced struct {
 	place
 	event *controlv1.TracedEvent
 	lane  int // of the ingest log; -1: not known
+	// With a join: where it meets its counterparts, -1 when not known; and when.
+	joinLane int
+	eventMS  int64
 	// The rest is what was found on the way.
 	ingested bool
 	dropped  bool   // by dedup
@@ -106,6 +141,29 @@ type traced struct {
 	settled  bool   // by receipt: in the table
 	refused  string // why it is a dead letter
 	own      string // trace id in the record's headers
+	noted    map[note]bool
+	joined   joined
+	before   uint64 // its message in the log that the join reads; 0: not seen
+}
+
+// note tells whether a step is known already: a message and a receipt tell of the same one, and a receipt may come twice.
+type note struct {
+	stage    string
+	lane     int
+	sequence uint64
+}
+
+// first tells whether a step has not been noted yet, and notes it.
+func (e *traced) first(stage string, lane int, sequence uint64) bool {
+	n := note{stage, lane, sequence}
+	if e.noted[n] {
+		return false
+	}
+	if e.noted == nil {
+		e.noted = map[note]bool{}
+	}
+	e.noted[n] = true
+	return true
 }
 
 // hit is a message of the sink's log with a row of the event.
@@ -122,7 +180,7 @@ func (t *tracer) limit(format string, args ...any) {
 }
 
 func (t *tracer) want(partition int32, offset int64) *traced {
-	e := &traced{place: place{partition, offset}, lane: -1, event: &controlv1.TracedEvent{
+	e := &traced{place: place{partition, offset}, lane: -1, joinLane: -1, event: &controlv1.TracedEvent{
 		Source: t.branch.Source, Topic: t.branch.Spec.GetKafka().GetTopic(), Partition: partition, Offset: offset,
 	}}
 	t.wanted[e.place] = e
@@ -190,7 +248,11 @@ func (t *tracer) record(e *traced, msg *kafka.Message) {
 		e.step("kafka", -1, 0, 0, msg.Timestamp, "%d bytes, which are no event of this pipeline: %s %s", len(msg.Value), reject.Field, reject.Reason)
 		return
 	}
-	e.lane = t.plan.Lane(row, msg.Key, msg.Partition, int(t.rec.GetSpec().GetLanes()))
+	lanes := int(t.rec.GetSpec().GetLanes())
+	e.lane = t.plan.Lane(row, msg.Key, msg.Partition, lanes)
+	if t.plan.Join() {
+		e.joinLane, e.eventMS = t.plan.LaneOfJoin(row, lanes), row.EventMS
+	}
 	e.step("kafka", e.lane, 0, 0, msg.Timestamp, "a record of %d bytes", len(msg.Value))
 }
 
@@ -219,11 +281,19 @@ func (t *tracer) key(ctx context.Context, c *kafka.Cluster, key *controlv1.Trace
 		return err
 	}
 	parser := rows.NewParser(t.plan)
-	for partition, first := range from {
+	for _, partition := range slices.Sorted(maps.Keys(from)) {
+		first := from[partition]
 		for msg, err := range c.Records(ctx, source.GetTopic(), partition, first, ends[partition], source.GetIsolation()) {
+			if msg != nil {
+				what := fmt.Sprintf("topic %s, partition %d", source.GetTopic(), partition)
+				if err := t.progress(what, uint64(msg.Offset-first), uint64(ends[partition]-first)); err != nil {
+					return err
+				}
+			}
 			switch {
 			case err != nil && ctx.Err() != nil:
-				t.limit("the records since %s could not all be read within %s: ask for a later time", since.UTC().Format(time.RFC3339), traceTime)
+				t.late = true
+				t.limit("the records since %s could not all be read within %s: ask for a later time, or allow more of it (--timeout)", since.UTC().Format(time.RFC3339), t.within)
 				return nil
 			case err != nil:
 				return err
@@ -232,7 +302,7 @@ func (t *tracer) key(ctx context.Context, c *kafka.Cluster, key *controlv1.Trace
 			}
 			row, reject := parser.Parse(rows.Record{Topic: msg.Topic, Partition: msg.Partition, Offset: msg.Offset,
 				TimestampMS: msg.Timestamp.UnixMilli(), Key: msg.Key, Value: msg.Value})
-			if reject != nil || row.NoKey || row.Key != want {
+			if reject != nil || !t.plan.HasKey(row, want) {
 				continue
 			}
 			if len(t.wanted) == limit {
@@ -242,15 +312,32 @@ func (t *tracer) key(ctx context.Context, c *kafka.Cluster, key *controlv1.Trace
 			t.record(t.want(msg.Partition, msg.Offset), msg)
 		}
 	}
-	if len(t.wanted) == 0 {
+	if len(t.wanted) == 0 && !t.late {
 		t.limit("no event of this key came since %s", since.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
+// wayOf is the order of the stages.
+var wayOf = []string{"kafka", spec.StageIngest, spec.StageDedup, spec.StageJoin, spec.StageSink}
+
+// progress tells how far the reading is, now and then. An error says that nobody listens any more.
+func (t *tracer) progress(what string, messages, of uint64) error {
+	now := time.Now()
+	if now.Sub(t.told) < traceTell {
+		return nil
+	}
+	t.told = now
+	return t.tell(&controlv1.TraceProgress{Step: what, Messages: messages, OfMessages: of})
+}
+
 // answer orders the events as they came.
 func (t *tracer) answer() *controlv1.TraceResponse {
+	t.out.Incomplete = t.late
 	for _, e := range t.wanted {
+		slices.SortStableFunc(e.event.Steps, func(a, b *controlv1.TraceStep) int {
+			return cmp.Compare(slices.Index(wayOf, a.GetStage()), slices.Index(wayOf, b.GetStage()))
+		})
 		t.out.Events = append(t.out.Events, e.event)
 	}
 	slices.SortFunc(t.out.Events, func(a, b *controlv1.TracedEvent) int {

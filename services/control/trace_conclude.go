@@ -20,7 +20,7 @@ func (t *tracer) reading(e *traced, statuses []*stagev1.UnitStatus) *stagev1.Uni
 }
 
 // conclude says what became of an event.
-func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus) {
+func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus, statuses []*stagev1.UnitStatus) {
 	out := e.event
 	if out.TraceId == "" {
 		out.TraceId = e.own
@@ -28,6 +28,9 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 	start, pinned := t.start(e.partition)
 	waiting := 0
 	for _, h := range e.last {
+		if e.noted[note{inserted, h.lane, h.sequence}] {
+			continue
+		}
 		p := sink.lanes[h.lane]
 		if h.sequence > p.GetCoveredSequence() {
 			waiting++
@@ -46,7 +49,7 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 	switch {
 	case e.refused != "":
 		out.Outcome = controlv1.TracedEvent_DEAD_LETTER
-	case e.dropped:
+	case e.dropped && (!e.passed || t.rec.GetSpec().GetJoin() == nil): // with a join: not what was dropped when a log was healed
 		out.Outcome = controlv1.TracedEvent_DUPLICATE
 	case waiting > 0:
 		out.Outcome = controlv1.TracedEvent_PENDING
@@ -61,9 +64,28 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 	case out.Outcome == controlv1.TracedEvent_TOMBSTONE:
 	case e.ingested && !e.passed && t.rec.GetSpec().GetJoin() == nil:
 		out.Outcome = controlv1.TracedEvent_PENDING
+	case e.ingested && t.rec.GetSpec().GetJoin() != nil && (e.receipt == "" || e.receipt == "kept"):
+		t.unmatched(e, statuses)
 	default:
 		out.Outcome = controlv1.TracedEvent_UNKNOWN
 		t.unknown(e)
+	}
+}
+
+// unmatched says what becomes of an event that is in no row of the join.
+func (t *tracer) unmatched(e *traced, statuses []*stagev1.UnitStatus) {
+	text, waits := t.waits(e, statuses)
+	switch {
+	case waits:
+		e.event.Outcome = controlv1.TracedEvent_PENDING
+		e.step(spec.StageJoin, e.joinLane, 0, 0, time.Time{}, "%s", text)
+	case t.late || t.branch.Side == spec.Left && t.rec.GetSpec().GetJoin().GetType() == controlv1.Join_LEFT:
+		// It has come out, or is about to: it was not seen where it has gone.
+		e.event.Outcome = controlv1.TracedEvent_UNKNOWN
+		t.unknown(e)
+	default:
+		e.event.Outcome = controlv1.TracedEvent_UNMATCHED
+		e.step(spec.StageJoin, e.joinLane, 0, 0, time.Time{}, "its time is up, and no row of it is known: it met nobody")
 	}
 }
 
@@ -72,8 +94,8 @@ func (t *tracer) unknown(e *traced) {
 	switch {
 	case e.receipt != "" && e.receipt != "kept":
 		t.limit("%d:%d: %s", e.partition, e.offset, e.receipt)
-	case t.rec.GetSpec().GetJoin() != nil:
-		t.limit("%d:%d: no row of it is in the logs (any more): it waits for a counterpart, or its rows were written and purged from the logs", e.partition, e.offset)
+	case t.late:
+		t.limit("%d:%d: what became of it was not found in what could be read in time", e.partition, e.offset)
 	default:
 		t.limit("%d:%d: it was read, but the logs were purged since, and there is no receipt of its block", e.partition, e.offset)
 		t.limit("%s", t.receiptsFrom)

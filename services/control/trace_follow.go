@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,14 +18,14 @@ import (
 )
 
 // follow looks for the events in the logs, the receipts and the dead letters, in the order of their way, so that what moves on
-// meanwhile is seen at the latest behind where it was. Then it says what became of each.
-func (t *tracer) follow(ctx context.Context) error {
+// meanwhile is seen at the latest behind where it was. Then it says what became of each, from what could be read until reading ended.
+func (t *tracer) follow(ctx, reading context.Context) error {
 	p := t.rec.GetSpec()
 	for _, stage := range spec.Stages(p) {
 		if stage == spec.StageSink {
 			break
 		}
-		if err := t.log(ctx, stage); err != nil {
+		if err := t.log(reading, stage); err != nil {
 			return err
 		}
 	}
@@ -32,10 +33,10 @@ func (t *tracer) follow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.receipts(ctx); err != nil {
+	if err := t.receipts(reading); err != nil {
 		return err
 	}
-	if err := t.letters(ctx); err != nil {
+	if err := t.letters(reading); err != nil {
 		return err
 	}
 	statuses, err := t.service.registry.Statuses(ctx, p.GetId())
@@ -43,39 +44,48 @@ func (t *tracer) follow(ctx context.Context) error {
 		return stored(ctx, err)
 	}
 	for _, e := range t.wanted {
-		t.conclude(e, positions, t.reading(e, statuses))
+		t.tellJoined(e)
+		t.conclude(e, positions, t.reading(e, statuses), statuses)
 	}
 	return nil
 }
 
-// each calls take for the messages of a stream that match, as far as there are some at the call.
+// each calls take for the messages of a stream that match, as far as there are some at the call and time remains.
 func (t *tracer) each(ctx context.Context, stream, filter string, take func(jetstream.Msg, *jetstream.MsgMetadata) error) error {
+	var messages, of uint64
+	failed := func(err error) error {
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return stored(ctx, fmt.Errorf("read %s: %w", stream, err))
+		}
+		t.late = true
+		t.limit("%s of %s could not be read within %s (%d messages of %s were); allow more time (--timeout)", filter, stream, t.within, messages, some(of))
+		return nil
+	}
 	consumer, err := t.service.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}})
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
 	}
 	if err != nil {
-		return stored(ctx, fmt.Errorf("read %s: %w", stream, err))
+		return failed(err)
 	}
 	info, err := consumer.Info(ctx)
 	if err != nil {
-		return stored(ctx, fmt.Errorf("read %s: %w", stream, err))
+		return failed(err)
 	}
-	if info.NumPending == 0 {
+	if of = info.NumPending; of == 0 {
 		return nil
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(256, 16<<20))
+	iterator, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(256, 16<<20))
 	if err != nil {
-		return stored(ctx, fmt.Errorf("read %s: %w", stream, err))
+		return failed(err)
 	}
-	defer messages.Stop()
+	defer iterator.Stop()
 	for {
 		next, cancel := context.WithTimeout(ctx, readTimeout)
-		msg, err := messages.Next(jetstream.NextContext(next))
+		msg, err := iterator.Next(jetstream.NextContext(next))
 		cancel()
 		if err != nil && ctx.Err() != nil {
-			t.limit("%s could not be read to its end within %s", stream, traceTime)
-			return context.Cause(ctx)
+			return failed(err)
 		}
 		if err != nil {
 			return nil // what was there was purged in the meantime
@@ -87,10 +97,22 @@ func (t *tracer) each(ctx context.Context, stream, filter string, take func(jets
 		if err := take(msg, meta); err != nil {
 			return err
 		}
-		if meta.NumPending == 0 {
+		messages++
+		if meta.NumPending == 0 || messages >= of {
 			return nil
 		}
+		if err := t.progress(stream+", "+filter, messages, of); err != nil {
+			return err
+		}
 	}
+}
+
+// some is a number of which 0 says that it is not known.
+func some(n uint64) string {
+	if n == 0 {
+		return "an unknown number"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 // log looks through the log of a stage.
@@ -102,7 +124,7 @@ func (t *tracer) log(ctx context.Context, stage string) error {
 		if !t.mayBeIn(stage, lane) {
 			continue
 		}
-		err := t.each(ctx, log.Stream(), log.LaneFilter(lane), func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
+		err := t.each(ctx, log.Stream(), t.filter(log, lane), func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
 			if err := v.Parse(msg.Data()); err != nil {
 				return fmt.Errorf("read sequence %d of %s: %w", meta.Sequence.Stream, log.Stream(), err)
 			}
@@ -118,13 +140,25 @@ func (t *tracer) log(ctx context.Context, stage string) error {
 	return nil
 }
 
-// mayBeIn tells whether one of the events may be in a lane of a stage: with a join, dedup changes lanes.
-func (t *tracer) mayBeIn(stage string, lane int) bool {
-	if stage != spec.StageIngest && t.rec.GetSpec().GetJoin() != nil {
-		return true
+// filter chooses the messages of a lane that one of the events may be in.
+func (t *tracer) filter(log fencedlog.Log, lane int) string {
+	if log.Stage != spec.StageIngest || len(t.wanted) > 1 {
+		return log.LaneFilter(lane)
 	}
+	for e := range t.wanted {
+		return log.Subject(lane, fencedlog.IngestWriter(t.branch.Source, e.partition))
+	}
+	return log.LaneFilter(lane)
+}
+
+// mayBeIn tells whether one of the events may be in a lane of a stage.
+func (t *tracer) mayBeIn(stage string, lane int) bool {
 	for _, e := range t.wanted {
-		if e.lane < 0 || e.lane == lane {
+		at := e.lane
+		if stage == spec.StageJoin || stage == spec.StageDedup && t.branch.Relane {
+			at = e.joinLane
+		}
+		if at < 0 || at == lane {
 			return true
 		}
 	}
@@ -145,20 +179,32 @@ func (t *tracer) inBatch(e *traced, stage string, lane int, last bool, v *batch.
 		e.event.TraceId = id
 	}
 	sequence := meta.Sequence.Stream
+	e.first(stage, lane, sequence)
 	switch {
 	case stage == spec.StageIngest:
 		e.ingested, e.lane = true, lane
 		e.step(stage, lane, sequence, sequence, meta.Timestamp, "in the log, in a batch of %d events, offsets %d to %d", v.Rows, v.FirstOffset, v.LastOffset)
 	case v.Selects(row):
-		e.passed = true
-		e.step(stage, lane, sequence, sequence, meta.Timestamp, "passed")
+		e.ingested, e.passed = true, true
+		e.step(stage, lane, sequence, sequence, meta.Timestamp, "%s", t.passed())
 	default:
-		e.dropped = true
+		e.ingested, e.dropped = true, true
 		e.step(stage, lane, sequence, sequence, meta.Timestamp, "dropped: a duplicate")
+	}
+	if stage == spec.Upstream(t.rec.GetSpec(), spec.StageJoin) && v.Selects(row) {
+		e.before = sequence
 	}
 	if last && v.Selects(row) {
 		e.last = append(e.last, hit{lane, sequence})
 	}
+}
+
+// passed is what dedup says of an event that goes on.
+func (t *tracer) passed() string {
+	if t.branch.Dedup == nil {
+		return "passed: the source has no dedup"
+	}
+	return "passed"
 }
 
 // rowOf is the row of an event in a batch.
@@ -173,28 +219,6 @@ func (t *tracer) rowOf(e *traced, v *batch.View) (row int, ok bool) {
 		}
 	}
 	return 0, false
-}
-
-// inJoined notes the rows of a join that an event has a part in.
-func (t *tracer) inJoined(e *traced, lane int, v *batch.View, meta *jetstream.MsgMetadata) {
-	found := 0
-	for row := range v.Rows {
-		o := v.Origin(row)
-		left := t.branch.Side == spec.Left && o.LeftPartition == e.partition && o.LeftOffset == e.offset
-		right := t.branch.Side == spec.Right && o.RightPartition == e.partition && o.RightOffset == e.offset
-		if (left || right) && v.Selects(row) {
-			found++
-		}
-	}
-	if found == 0 {
-		return
-	}
-	sequence := meta.Sequence.Stream
-	e.step(spec.StageJoin, lane, sequence, sequence, meta.Timestamp, "part of %d rows", found)
-	e.last = append(e.last, hit{lane, sequence})
-	if id := traceIDOf(v.Traceparent); id != "" && e.event.TraceId == "" {
-		e.event.TraceId = id
-	}
 }
 
 // letters looks for the events among the dead letters.

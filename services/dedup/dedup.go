@@ -25,9 +25,11 @@ import (
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/fencedlog"
 	"sluice/libs/fold"
 	"sluice/libs/lanes"
+	"sluice/libs/receipts"
 	"sluice/libs/registry"
 	"sluice/libs/service"
 	"sluice/libs/spec"
@@ -90,6 +92,7 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 	}
 	stages := spec.Stages(p)
 	var late uint64
+	seen := d.receipts(p, index, log)
 	return fold.Run(ctx, c, fold.Options{
 		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
@@ -101,9 +104,27 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 		Stepped: func(ctx context.Context, s fold.Step) {
 			d.metrics.batch(ctx, s, c.late()-late)
 			late = c.late()
+			if seen != nil {
+				seen.Add(s.Input)
+			}
 		},
-		Saved: d.metrics.checkpoint,
+		Saved: func(ctx context.Context, took time.Duration) {
+			d.metrics.checkpoint(ctx, took)
+			if seen != nil {
+				seen.Flush()
+			}
+		},
 	})
+}
+
+// receipts tell of duplicates in a pipeline with a join: the sink cannot. Nil without one.
+func (d *Dedup) receipts(p *controlv1.Pipeline, lane int, log *slog.Logger) *receipts.Steps {
+	if p.GetJoin() == nil {
+		return nil
+	}
+	return &receipts.Steps{Stage: stageName, Lane: lane, Log: log, Publish: func(r *eventv1.Receipt) error {
+		return receipts.Publish(d.deps.NATS, p.GetId(), r)
+	}}
 }
 
 func configOf(d *controlv1.Dedup) window.Config {

@@ -224,7 +224,10 @@ func (c *core) tell() {
 // Report tells how many rows wait, and how far event time has come.
 func (c *core) Report(s *stagev1.UnitStatus) {
 	s.StateKeys, s.StateBytes = uint64(c.rows.Len(state.Left)+c.rows.Len(state.Right)), uint64(c.rows.Bytes())
-	s.BufferedRows, s.WatermarkMs = map[string]uint64{}, map[string]int64{}
+	s.BufferedRows, s.WatermarkMs, s.LaneWatermarkMs = map[string]uint64{}, map[string]int64{}, nil
+	if at := c.joiner.Watermark(); at != watermark.None {
+		s.LaneWatermarkMs = &at
+	}
 	for side, name := range c.names {
 		s.BufferedRows[name] = uint64(c.rows.Len(state.Side(side)))
 		if at := c.tracker.Source(name); at != watermark.None {

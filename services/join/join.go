@@ -25,11 +25,13 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/fold"
 	"sluice/libs/lanes"
+	"sluice/libs/receipts"
 	"sluice/libs/registry"
 	"sluice/libs/service"
 	"sluice/libs/spec"
@@ -109,6 +111,7 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		lane: index, log: log, maxMessage: int(j.deps.NATS.MaxPayload()),
 		disk: func() (state.Disk, error) { return disk.Open(j.dir) },
 	})
+	seen := j.receipts(p, index, log)
 	var letters *deadletters.Writer
 	defer func() {
 		if letters != nil {
@@ -129,10 +132,30 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 			letters = w
 			return w, last, err
 		},
-		Tracer:  j.deps.Tracer,
-		Stepped: j.metrics.step,
-		Saved:   j.metrics.checkpoint,
+		Tracer: j.deps.Tracer,
+		Stepped: func(ctx context.Context, s fold.Step) {
+			j.metrics.step(ctx, s)
+			if seen != nil {
+				seen.Add(s.Input)
+			}
+		},
+		Saved: func(ctx context.Context, took time.Duration) {
+			j.metrics.checkpoint(ctx, took)
+			if seen != nil {
+				seen.Flush()
+			}
+		},
 	})
+}
+
+// receipts tell of the rows that wait. Nil where dedup comes first and does.
+func (j *Join) receipts(p *controlv1.Pipeline, lane int, log *slog.Logger) *receipts.Steps {
+	if spec.Upstream(p, stageName) != spec.StageIngest {
+		return nil
+	}
+	return &receipts.Steps{Stage: stageName, Lane: lane, Log: log, Publish: func(r *eventv1.Receipt) error {
+		return receipts.Publish(j.deps.NATS, p.GetId(), r)
+	}}
 }
 
 func sources(p *controlv1.Pipeline) map[string]*controlv1.KafkaSource {

@@ -607,6 +607,8 @@ const (
 	TracedEvent_TOMBSTONE TracedEvent_Outcome = 6
 	// Before the pipeline's start, or expired in Kafka before it was read.
 	TracedEvent_NOT_READ TracedEvent_Outcome = 7
+	// Of a join: its time is up, and it met nobody and was not put out.
+	TracedEvent_UNMATCHED TracedEvent_Outcome = 8
 )
 
 // Enum value maps for TracedEvent_Outcome.
@@ -620,6 +622,7 @@ var (
 		5: "DEAD_LETTER",
 		6: "TOMBSTONE",
 		7: "NOT_READ",
+		8: "UNMATCHED",
 	}
 	TracedEvent_Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
@@ -630,6 +633,7 @@ var (
 		"DEAD_LETTER":         5,
 		"TOMBSTONE":           6,
 		"NOT_READ":            7,
+		"UNMATCHED":           8,
 	}
 )
 
@@ -657,7 +661,7 @@ func (x TracedEvent_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TracedEvent_Outcome.Descriptor instead.
 func (TracedEvent_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56, 0}
 }
 
 // Pipeline is the specification that a user writes, in YAML or JSON.
@@ -4335,7 +4339,10 @@ type TraceRequest struct {
 	//
 	//	*TraceRequest_Offset
 	//	*TraceRequest_Key
-	Event         isTraceRequest_Event `protobuf_oneof:"event"`
+	Event isTraceRequest_Event `protobuf_oneof:"event"`
+	// How long Kafka, logs and receipts may be read, which takes time when much waits in them; default 30 s. What is known by then is
+	// answered.
+	Timeout       *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4405,6 +4412,13 @@ func (x *TraceRequest) GetKey() *TraceKey {
 		if x, ok := x.Event.(*TraceRequest_Key); ok {
 			return x.Key
 		}
+	}
+	return nil
+}
+
+func (x *TraceRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
 	}
 	return nil
 }
@@ -4479,7 +4493,7 @@ func (x *TraceOffset) GetOffset() int64 {
 
 type TraceKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The value of each field of the dedup key, as JSON, in the key's order.
+	// The value of each field of the key, as JSON, in the key's order: of the dedup key, or of the join key where the source has no dedup.
 	Values []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
 	// Records from when on are looked at; default the last 10 minutes.
 	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
@@ -4544,7 +4558,9 @@ type TraceResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*TracedEvent         `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// What could not be known and why.
-	Limits        []string `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`
+	Limits []string `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`
+	// Not everything was read in time: what became of the events may be told elsewhere.
+	Incomplete    bool `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4593,6 +4609,157 @@ func (x *TraceResponse) GetLimits() []string {
 	return nil
 }
 
+func (x *TraceResponse) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
+type FollowTraceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*FollowTraceResponse_Progress
+	//	*FollowTraceResponse_Result
+	Message       isFollowTraceResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowTraceResponse) Reset() {
+	*x = FollowTraceResponse{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowTraceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowTraceResponse) ProtoMessage() {}
+
+func (x *FollowTraceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowTraceResponse.ProtoReflect.Descriptor instead.
+func (*FollowTraceResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *FollowTraceResponse) GetMessage() isFollowTraceResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *FollowTraceResponse) GetProgress() *TraceProgress {
+	if x != nil {
+		if x, ok := x.Message.(*FollowTraceResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *FollowTraceResponse) GetResult() *TraceResponse {
+	if x != nil {
+		if x, ok := x.Message.(*FollowTraceResponse_Result); ok {
+			return x.Result
+		}
+	}
+	return nil
+}
+
+type isFollowTraceResponse_Message interface {
+	isFollowTraceResponse_Message()
+}
+
+type FollowTraceResponse_Progress struct {
+	Progress *TraceProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type FollowTraceResponse_Result struct {
+	Result *TraceResponse `protobuf:"bytes,2,opt,name=result,proto3,oneof"`
+}
+
+func (*FollowTraceResponse_Progress) isFollowTraceResponse_Message() {}
+
+func (*FollowTraceResponse_Result) isFollowTraceResponse_Message() {}
+
+type TraceProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is being read, in words.
+	Step string `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// Messages, or records of Kafka.
+	Messages      uint64 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
+	OfMessages    uint64 `protobuf:"varint,3,opt,name=of_messages,json=ofMessages,proto3" json:"of_messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceProgress) Reset() {
+	*x = TraceProgress{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceProgress) ProtoMessage() {}
+
+func (x *TraceProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceProgress.ProtoReflect.Descriptor instead.
+func (*TraceProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *TraceProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *TraceProgress) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *TraceProgress) GetOfMessages() uint64 {
+	if x != nil {
+		return x.OfMessages
+	}
+	return 0
+}
+
 type TracedEvent struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Source    string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
@@ -4612,7 +4779,7 @@ type TracedEvent struct {
 
 func (x *TracedEvent) Reset() {
 	*x = TracedEvent{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4624,7 +4791,7 @@ func (x *TracedEvent) String() string {
 func (*TracedEvent) ProtoMessage() {}
 
 func (x *TracedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4637,7 +4804,7 @@ func (x *TracedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
 func (*TracedEvent) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TracedEvent) GetSource() string {
@@ -4707,14 +4874,19 @@ type TraceStep struct {
 	LastSequence  uint64                 `protobuf:"varint,4,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"`
 	Time          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
 	// What happened, in words.
-	Text          string `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,6,opt,name=text,proto3" json:"text,omitempty"`
+	// Trace of this step when it is another than the event's: that of the batch which completed a pair.
+	TraceId string `protobuf:"bytes,7,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// join: in how many rows the event is that were put out at once, and the first few records that it met in them.
+	Rows          uint64        `protobuf:"varint,8,opt,name=rows,proto3" json:"rows,omitempty"`
+	Matched       []*TraceMatch `protobuf:"bytes,9,rep,name=matched,proto3" json:"matched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TraceStep) Reset() {
 	*x = TraceStep{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4726,7 +4898,7 @@ func (x *TraceStep) String() string {
 func (*TraceStep) ProtoMessage() {}
 
 func (x *TraceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4739,7 +4911,7 @@ func (x *TraceStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
 func (*TraceStep) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TraceStep) GetStage() string {
@@ -4782,6 +4954,88 @@ func (x *TraceStep) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *TraceStep) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *TraceStep) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *TraceStep) GetMatched() []*TraceMatch {
+	if x != nil {
+		return x.Matched
+	}
+	return nil
+}
+
+// TraceMatch is a record of the join's other source.
+type TraceMatch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceMatch) Reset() {
+	*x = TraceMatch{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceMatch) ProtoMessage() {}
+
+func (x *TraceMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceMatch.ProtoReflect.Descriptor instead.
+func (*TraceMatch) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *TraceMatch) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *TraceMatch) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TraceMatch) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
 }
 
 var File_sluice_control_v1_pipeline_proto protoreflect.FileDescriptor
@@ -5158,12 +5412,14 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aMISSING\x10\x01\x12\t\n" +
-	"\x05EXTRA\x10\x02\"\xba\x01\n" +
+	"\x05EXTRA\x10\x02\"\xfe\x01\n" +
 	"\fTraceRequest\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x128\n" +
 	"\x06offset\x18\x03 \x01(\v2\x1e.sluice.control.v1.TraceOffsetH\x00R\x06offset\x12/\n" +
-	"\x03key\x18\x04 \x01(\v2\x1b.sluice.control.v1.TraceKeyH\x00R\x03keyB\x0e\n" +
+	"\x03key\x18\x04 \x01(\v2\x1b.sluice.control.v1.TraceKeyH\x00R\x03key\x12B\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeoutB\x0e\n" +
 	"\x05event\x12\x05\xbaH\x02\b\x01\"U\n" +
 	"\vTraceOffset\x12%\n" +
 	"\tpartition\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\tpartition\x12\x1f\n" +
@@ -5171,10 +5427,22 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\bTraceKey\x12 \n" +
 	"\x06values\x18\x01 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\x06values\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1e\n" +
-	"\x05limit\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x05limit\"_\n" +
+	"\x05limit\x18\x03 \x01(\rB\b\xbaH\x05*\x03\x18\xe8\aR\x05limit\"\x7f\n" +
 	"\rTraceResponse\x126\n" +
 	"\x06events\x18\x01 \x03(\v2\x1e.sluice.control.v1.TracedEventR\x06events\x12\x16\n" +
-	"\x06limits\x18\x02 \x03(\tR\x06limits\"\xc5\x03\n" +
+	"\x06limits\x18\x02 \x03(\tR\x06limits\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x03 \x01(\bR\n" +
+	"incomplete\"\x9c\x01\n" +
+	"\x13FollowTraceResponse\x12>\n" +
+	"\bprogress\x18\x01 \x01(\v2 .sluice.control.v1.TraceProgressH\x00R\bprogress\x12:\n" +
+	"\x06result\x18\x02 \x01(\v2 .sluice.control.v1.TraceResponseH\x00R\x06resultB\t\n" +
+	"\amessage\"`\n" +
+	"\rTraceProgress\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x1a\n" +
+	"\bmessages\x18\x02 \x01(\x04R\bmessages\x12\x1f\n" +
+	"\vof_messages\x18\x03 \x01(\x04R\n" +
+	"ofMessages\"\xd4\x03\n" +
 	"\vTracedEvent\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
@@ -5183,7 +5451,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\ttimestamp\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\ttimestamp\x12\x19\n" +
 	"\btrace_id\x18\x06 \x01(\tR\atraceId\x12@\n" +
 	"\aoutcome\x18\a \x01(\x0e2&.sluice.control.v1.TracedEvent.OutcomeR\aoutcome\x122\n" +
-	"\x05steps\x18\b \x03(\v2\x1c.sluice.control.v1.TraceStepR\x05steps\"\x86\x01\n" +
+	"\x05steps\x18\b \x03(\v2\x1c.sluice.control.v1.TraceStepR\x05steps\"\x95\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aUNKNOWN\x10\x01\x12\v\n" +
@@ -5192,14 +5460,23 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\tDUPLICATE\x10\x04\x12\x0f\n" +
 	"\vDEAD_LETTER\x10\x05\x12\r\n" +
 	"\tTOMBSTONE\x10\x06\x12\f\n" +
-	"\bNOT_READ\x10\a\"\xc5\x01\n" +
+	"\bNOT_READ\x10\a\x12\r\n" +
+	"\tUNMATCHED\x10\b\"\xad\x02\n" +
 	"\tTraceStep\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04lane\x18\x02 \x01(\x05R\x04lane\x12%\n" +
 	"\x0efirst_sequence\x18\x03 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x04 \x01(\x04R\flastSequence\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
-	"\x04text\x18\x06 \x01(\tR\x04text*P\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\x12\x19\n" +
+	"\btrace_id\x18\a \x01(\tR\atraceId\x12\x12\n" +
+	"\x04rows\x18\b \x01(\x04R\x04rows\x127\n" +
+	"\amatched\x18\t \x03(\v2\x1d.sluice.control.v1.TraceMatchR\amatched\"Z\n" +
+	"\n" +
+	"TraceMatch\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset*P\n" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eREAD_COMMITTED\x10\x01\x12\x14\n" +
@@ -5219,7 +5496,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\aRUNNING\x10\x01\x12\n" +
 	"\n" +
 	"\x06PAUSED\x10\x02\x12\f\n" +
-	"\bDELETING\x10\x032\xce\a\n" +
+	"\bDELETING\x10\x032\xa8\b\n" +
 	"\x0fPipelineService\x12M\n" +
 	"\x06Create\x12 .sluice.control.v1.CreateRequest\x1a!.sluice.control.v1.CreateResponse\x12D\n" +
 	"\x03Get\x12\x1d.sluice.control.v1.GetRequest\x1a\x1e.sluice.control.v1.GetResponse\x12G\n" +
@@ -5232,7 +5509,8 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x05Watch\x12\x1f.sluice.control.v1.WatchRequest\x1a .sluice.control.v1.WatchResponse0\x01\x12j\n" +
 	"\x0fListDeadLetters\x12).sluice.control.v1.ListDeadLettersRequest\x1a*.sluice.control.v1.ListDeadLettersResponse0\x01\x12O\n" +
 	"\x06Verify\x12 .sluice.control.v1.VerifyRequest\x1a!.sluice.control.v1.VerifyResponse0\x01\x12J\n" +
-	"\x05Trace\x12\x1f.sluice.control.v1.TraceRequest\x1a .sluice.control.v1.TraceResponseB(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
+	"\x05Trace\x12\x1f.sluice.control.v1.TraceRequest\x1a .sluice.control.v1.TraceResponse\x12X\n" +
+	"\vFollowTrace\x12\x1f.sluice.control.v1.TraceRequest\x1a&.sluice.control.v1.FollowTraceResponse0\x01B(Z&sluice/gen/sluice/control/v1;controlv1b\x06proto3"
 
 var (
 	file_sluice_control_v1_pipeline_proto_rawDescOnce sync.Once
@@ -5247,7 +5525,7 @@ func file_sluice_control_v1_pipeline_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(Isolation)(0),                  // 0: sluice.control.v1.Isolation
 	(Keep)(0),                       // 1: sluice.control.v1.Keep
@@ -5315,135 +5593,144 @@ var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(*TraceOffset)(nil),             // 63: sluice.control.v1.TraceOffset
 	(*TraceKey)(nil),                // 64: sluice.control.v1.TraceKey
 	(*TraceResponse)(nil),           // 65: sluice.control.v1.TraceResponse
-	(*TracedEvent)(nil),             // 66: sluice.control.v1.TracedEvent
-	(*TraceStep)(nil),               // 67: sluice.control.v1.TraceStep
-	nil,                             // 68: sluice.control.v1.Pipeline.SourcesEntry
-	nil,                             // 69: sluice.control.v1.ClickHouseSink.SettingsEntry
-	nil,                             // 70: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	nil,                             // 71: sluice.control.v1.StartOffsets.OffsetsEntry
-	nil,                             // 72: sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	nil,                             // 73: sluice.control.v1.PipelineStatus.WatermarksEntry
-	nil,                             // 74: sluice.control.v1.LaneStatus.BufferedRowsEntry
-	nil,                             // 75: sluice.control.v1.LaneStatus.WatermarksEntry
-	(*durationpb.Duration)(nil),     // 76: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 77: google.protobuf.Timestamp
+	(*FollowTraceResponse)(nil),     // 66: sluice.control.v1.FollowTraceResponse
+	(*TraceProgress)(nil),           // 67: sluice.control.v1.TraceProgress
+	(*TracedEvent)(nil),             // 68: sluice.control.v1.TracedEvent
+	(*TraceStep)(nil),               // 69: sluice.control.v1.TraceStep
+	(*TraceMatch)(nil),              // 70: sluice.control.v1.TraceMatch
+	nil,                             // 71: sluice.control.v1.Pipeline.SourcesEntry
+	nil,                             // 72: sluice.control.v1.ClickHouseSink.SettingsEntry
+	nil,                             // 73: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	nil,                             // 74: sluice.control.v1.StartOffsets.OffsetsEntry
+	nil,                             // 75: sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	nil,                             // 76: sluice.control.v1.PipelineStatus.WatermarksEntry
+	nil,                             // 77: sluice.control.v1.LaneStatus.BufferedRowsEntry
+	nil,                             // 78: sluice.control.v1.LaneStatus.WatermarksEntry
+	(*durationpb.Duration)(nil),     // 79: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 80: google.protobuf.Timestamp
 }
 var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
-	13, // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
-	22, // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
-	23, // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
-	25, // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
-	26, // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
-	68, // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
-	14, // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
-	16, // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
-	22, // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
-	15, // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
-	76, // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
-	4,  // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
-	5,  // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
-	76, // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
-	76, // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
-	76, // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
-	76, // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
-	0,  // 17: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
-	17, // 18: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
-	19, // 19: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
-	6,  // 20: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
-	18, // 21: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
-	18, // 22: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
-	20, // 23: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
-	21, // 24: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
-	18, // 25: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	76, // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
-	1,  // 27: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
-	2,  // 28: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
-	24, // 29: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
-	18, // 30: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
-	17, // 31: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	69, // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	76, // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
-	12, // 34: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
-	3,  // 35: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
-	28, // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
-	30, // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
-	31, // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	77, // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	77, // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	70, // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	29, // 42: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	71, // 43: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
-	7,  // 44: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
-	12, // 45: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27, // 46: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 47: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 48: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	12, // 49: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27, // 50: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 51: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27, // 52: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	52, // 53: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	76, // 54: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	52, // 55: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	77, // 56: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	77, // 57: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
-	8,  // 58: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	53, // 59: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	31, // 60: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	72, // 61: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	73, // 62: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
-	74, // 63: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
-	75, // 64: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
-	56, // 65: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
-	57, // 66: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
-	9,  // 67: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
-	58, // 68: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
-	59, // 69: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
-	60, // 70: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
-	61, // 71: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
-	76, // 72: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
-	10, // 73: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
-	63, // 74: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
-	64, // 75: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
-	77, // 76: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
-	66, // 77: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
-	77, // 78: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
-	11, // 79: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
-	67, // 80: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
-	77, // 81: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
-	13, // 82: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
-	30, // 83: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
-	77, // 84: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	77, // 85: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	32, // 86: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	34, // 87: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	36, // 88: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	38, // 89: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	40, // 90: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	42, // 91: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	44, // 92: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	46, // 93: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	48, // 94: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	50, // 95: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	54, // 96: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
-	62, // 97: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
-	33, // 98: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	35, // 99: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	37, // 100: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	39, // 101: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	41, // 102: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	43, // 103: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	45, // 104: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	47, // 105: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	49, // 106: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	51, // 107: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	55, // 108: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
-	65, // 109: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
-	98, // [98:110] is the sub-list for method output_type
-	86, // [86:98] is the sub-list for method input_type
-	86, // [86:86] is the sub-list for extension type_name
-	86, // [86:86] is the sub-list for extension extendee
-	0,  // [0:86] is the sub-list for field type_name
+	13,  // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
+	22,  // 1: sluice.control.v1.Pipeline.dedup:type_name -> sluice.control.v1.Dedup
+	23,  // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
+	25,  // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
+	26,  // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
+	71,  // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
+	14,  // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
+	16,  // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
+	22,  // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
+	15,  // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
+	79,  // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
+	4,   // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
+	5,   // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
+	79,  // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
+	79,  // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
+	79,  // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
+	79,  // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
+	0,   // 17: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
+	17,  // 18: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
+	19,  // 19: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
+	6,   // 20: sluice.control.v1.SASL.mechanism:type_name -> sluice.control.v1.SASL.Mechanism
+	18,  // 21: sluice.control.v1.SASL.password:type_name -> sluice.control.v1.Secret
+	18,  // 22: sluice.control.v1.SASL.token:type_name -> sluice.control.v1.Secret
+	20,  // 23: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
+	21,  // 24: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
+	18,  // 25: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
+	79,  // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	1,   // 27: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
+	2,   // 28: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
+	24,  // 29: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
+	18,  // 30: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
+	17,  // 31: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
+	72,  // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	79,  // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	12,  // 34: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
+	3,   // 35: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
+	28,  // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
+	30,  // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
+	31,  // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
+	80,  // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	80,  // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	73,  // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	29,  // 42: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
+	74,  // 43: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	7,   // 44: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
+	12,  // 45: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27,  // 46: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 47: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 48: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
+	12,  // 49: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27,  // 50: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 51: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 52: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	52,  // 53: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	79,  // 54: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	52,  // 55: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	80,  // 56: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	80,  // 57: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	8,   // 58: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
+	53,  // 59: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	31,  // 60: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	75,  // 61: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	76,  // 62: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	77,  // 63: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	78,  // 64: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	56,  // 65: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	57,  // 66: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	9,   // 67: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
+	58,  // 68: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	59,  // 69: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	60,  // 70: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	61,  // 71: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	79,  // 72: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	10,  // 73: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
+	63,  // 74: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
+	64,  // 75: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
+	79,  // 76: sluice.control.v1.TraceRequest.timeout:type_name -> google.protobuf.Duration
+	80,  // 77: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
+	68,  // 78: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
+	67,  // 79: sluice.control.v1.FollowTraceResponse.progress:type_name -> sluice.control.v1.TraceProgress
+	65,  // 80: sluice.control.v1.FollowTraceResponse.result:type_name -> sluice.control.v1.TraceResponse
+	80,  // 81: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
+	11,  // 82: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
+	69,  // 83: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
+	80,  // 84: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
+	70,  // 85: sluice.control.v1.TraceStep.matched:type_name -> sluice.control.v1.TraceMatch
+	13,  // 86: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	30,  // 87: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	80,  // 88: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	80,  // 89: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	32,  // 90: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	34,  // 91: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	36,  // 92: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	38,  // 93: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	40,  // 94: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	42,  // 95: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	44,  // 96: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	46,  // 97: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	48,  // 98: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	50,  // 99: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	54,  // 100: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	62,  // 101: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
+	62,  // 102: sluice.control.v1.PipelineService.FollowTrace:input_type -> sluice.control.v1.TraceRequest
+	33,  // 103: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	35,  // 104: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	37,  // 105: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	39,  // 106: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	41,  // 107: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	43,  // 108: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	45,  // 109: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	47,  // 110: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	49,  // 111: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	51,  // 112: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	55,  // 113: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	65,  // 114: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
+	66,  // 115: sluice.control.v1.PipelineService.FollowTrace:output_type -> sluice.control.v1.FollowTraceResponse
+	103, // [103:116] is the sub-list for method output_type
+	90,  // [90:103] is the sub-list for method input_type
+	90,  // [90:90] is the sub-list for extension type_name
+	90,  // [90:90] is the sub-list for extension extendee
+	0,   // [0:90] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }
@@ -5463,13 +5750,17 @@ func file_sluice_control_v1_pipeline_proto_init() {
 		(*TraceRequest_Offset)(nil),
 		(*TraceRequest_Key)(nil),
 	}
+	file_sluice_control_v1_pipeline_proto_msgTypes[54].OneofWrappers = []any{
+		(*FollowTraceResponse_Progress)(nil),
+		(*FollowTraceResponse_Result)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_control_v1_pipeline_proto_rawDesc), len(file_sluice_control_v1_pipeline_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   64,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

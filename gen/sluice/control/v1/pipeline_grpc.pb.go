@@ -33,6 +33,7 @@ const (
 	PipelineService_ListDeadLetters_FullMethodName = "/sluice.control.v1.PipelineService/ListDeadLetters"
 	PipelineService_Verify_FullMethodName          = "/sluice.control.v1.PipelineService/Verify"
 	PipelineService_Trace_FullMethodName           = "/sluice.control.v1.PipelineService/Trace"
+	PipelineService_FollowTrace_FullMethodName     = "/sluice.control.v1.PipelineService/FollowTrace"
 )
 
 // PipelineServiceClient is the client API for PipelineService service.
@@ -67,6 +68,8 @@ type PipelineServiceClient interface {
 	// Trace tells the way of one event, or of all recent events of a key, and the id of its trace. It reads the event from Kafka
 	// again, and the logs and receipts as far as they go back. INVALID_ARGUMENT for an event that cannot be.
 	Trace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (*TraceResponse, error)
+	// FollowTrace is Trace that tells how far it is; the last message is the answer.
+	FollowTrace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowTraceResponse], error)
 }
 
 type pipelineServiceClient struct {
@@ -224,6 +227,25 @@ func (c *pipelineServiceClient) Trace(ctx context.Context, in *TraceRequest, opt
 	return out, nil
 }
 
+func (c *pipelineServiceClient) FollowTrace(ctx context.Context, in *TraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowTraceResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PipelineService_ServiceDesc.Streams[3], PipelineService_FollowTrace_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TraceRequest, FollowTraceResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PipelineService_FollowTraceClient = grpc.ServerStreamingClient[FollowTraceResponse]
+
 // PipelineServiceServer is the server API for PipelineService service.
 // All implementations must embed UnimplementedPipelineServiceServer
 // for forward compatibility.
@@ -256,6 +278,8 @@ type PipelineServiceServer interface {
 	// Trace tells the way of one event, or of all recent events of a key, and the id of its trace. It reads the event from Kafka
 	// again, and the logs and receipts as far as they go back. INVALID_ARGUMENT for an event that cannot be.
 	Trace(context.Context, *TraceRequest) (*TraceResponse, error)
+	// FollowTrace is Trace that tells how far it is; the last message is the answer.
+	FollowTrace(*TraceRequest, grpc.ServerStreamingServer[FollowTraceResponse]) error
 	mustEmbedUnimplementedPipelineServiceServer()
 }
 
@@ -301,6 +325,9 @@ func (UnimplementedPipelineServiceServer) Verify(*VerifyRequest, grpc.ServerStre
 }
 func (UnimplementedPipelineServiceServer) Trace(context.Context, *TraceRequest) (*TraceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Trace not implemented")
+}
+func (UnimplementedPipelineServiceServer) FollowTrace(*TraceRequest, grpc.ServerStreamingServer[FollowTraceResponse]) error {
+	return status.Error(codes.Unimplemented, "method FollowTrace not implemented")
 }
 func (UnimplementedPipelineServiceServer) mustEmbedUnimplementedPipelineServiceServer() {}
 func (UnimplementedPipelineServiceServer) testEmbeddedByValue()                         {}
@@ -518,6 +545,17 @@ func _PipelineService_Trace_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PipelineService_FollowTrace_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(TraceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PipelineServiceServer).FollowTrace(m, &grpc.GenericServerStream[TraceRequest, FollowTraceResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PipelineService_FollowTraceServer = grpc.ServerStreamingServer[FollowTraceResponse]
+
 // PipelineService_ServiceDesc is the grpc.ServiceDesc for PipelineService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -576,6 +614,11 @@ var PipelineService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _PipelineService_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "FollowTrace",
+			Handler:       _PipelineService_FollowTrace_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -2090,7 +2090,8 @@ func (x *PendingBlock) GetPositions() map[string]string {
 	return nil
 }
 
-// Receipt says what became of one block of a lane, so that the way of an event can be told after the logs were purged.
+// Receipt says what became of one block of a lane, or, in a pipeline with a join, what a stage has read of the ingest log, so that the
+// way of an event can be told after the logs were purged.
 // Receipts are kept for a while, and nothing depends on them: one may be missing.
 type Receipt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2108,7 +2109,9 @@ type Receipt struct {
 	Token   string          `protobuf:"bytes,8,opt,name=token,proto3" json:"token,omitempty"`
 	Batches []*BatchReceipt `protobuf:"bytes,9,rep,name=batches,proto3" json:"batches,omitempty"`
 	// Trace of the insert: 16 bytes; empty when it was not traced.
-	TraceId       []byte `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId []byte `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// Empty for a block of the sink. Else the stage that has read the batches from the ingest log: rows, refused and token are empty then.
+	Stage         string `protobuf:"bytes,11,opt,name=stage,proto3" json:"stage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2213,6 +2216,13 @@ func (x *Receipt) GetTraceId() []byte {
 	return nil
 }
 
+func (x *Receipt) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
 // BatchReceipt is one message of the block.
 type BatchReceipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2230,7 +2240,11 @@ type BatchReceipt struct {
 	// Absent although there are such when they would be too many.
 	Dropped []byte `protobuf:"bytes,10,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	// Offsets are of a join's output: not a range of one partition.
-	Joined        bool `protobuf:"varint,11,opt,name=joined,proto3" json:"joined,omitempty"`
+	Joined bool `protobuf:"varint,11,opt,name=joined,proto3" json:"joined,omitempty"`
+	// With a join: whose offsets they are.
+	Source string `protobuf:"bytes,12,opt,name=source,proto3" json:"source,omitempty"`
+	// Of a join's output: from which records the rows were made; its layout is package receipts'.
+	Origins       []byte `protobuf:"bytes,13,opt,name=origins,proto3" json:"origins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2340,6 +2354,20 @@ func (x *BatchReceipt) GetJoined() bool {
 		return x.Joined
 	}
 	return false
+}
+
+func (x *BatchReceipt) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *BatchReceipt) GetOrigins() []byte {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
 }
 
 var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
@@ -2590,7 +2618,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
 	"\x0ePositionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcb\x02\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12%\n" +
 	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
@@ -2602,7 +2630,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05token\x18\b \x01(\tR\x05token\x127\n" +
 	"\abatches\x18\t \x03(\v2\x1d.sluice.event.v1.BatchReceiptR\abatches\x12\x19\n" +
 	"\btrace_id\x18\n" +
-	" \x01(\fR\atraceId\"\xcb\x02\n" +
+	" \x01(\fR\atraceId\x12\x14\n" +
+	"\x05stage\x18\v \x01(\tR\x05stage\"\xfd\x02\n" +
 	"\fBatchReceipt\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12%\n" +
 	"\x0einput_sequence\x18\x02 \x01(\x04R\rinputSequence\x12\x19\n" +
@@ -2616,7 +2645,9 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\btrace_id\x18\t \x01(\fR\atraceId\x12\x18\n" +
 	"\adropped\x18\n" +
 	" \x01(\fR\adropped\x12\x16\n" +
-	"\x06joined\x18\v \x01(\bR\x06joined*T\n" +
+	"\x06joined\x18\v \x01(\bR\x06joined\x12\x16\n" +
+	"\x06source\x18\f \x01(\tR\x06source\x12\x18\n" +
+	"\aorigins\x18\r \x01(\fR\aorigins*T\n" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCOMPRESSION_S2\x10\x01\x12\x14\n" +

@@ -465,9 +465,11 @@ type UnitStatus struct {
 	WatermarkMs  map[string]int64  `protobuf:"bytes,19,rep,name=watermark_ms,json=watermarkMs,proto3" json:"watermark_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// How many rows were dropped after a log had lost its tail, since they had been taken before; last_error then keeps
 	// saying what happened.
-	HealedRows    uint64 `protobuf:"varint,20,opt,name=healed_rows,json=healedRows,proto3" json:"healed_rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	HealedRows uint64 `protobuf:"varint,20,opt,name=healed_rows,json=healedRows,proto3" json:"healed_rows,omitempty"`
+	// join: the watermark by which the lane decides, milliseconds since 1970. Absent before the first event.
+	LaneWatermarkMs *int64 `protobuf:"varint,21,opt,name=lane_watermark_ms,json=laneWatermarkMs,proto3,oneof" json:"lane_watermark_ms,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UnitStatus) Reset() {
@@ -640,6 +642,13 @@ func (x *UnitStatus) GetHealedRows() uint64 {
 	return 0
 }
 
+func (x *UnitStatus) GetLaneWatermarkMs() int64 {
+	if x != nil && x.LaneWatermarkMs != nil {
+		return *x.LaneWatermarkMs
+	}
+	return 0
+}
+
 var File_sluice_stage_v1_stage_proto protoreflect.FileDescriptor
 
 const file_sluice_stage_v1_stage_proto_rawDesc = "" +
@@ -659,7 +668,7 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\x11CheckpointRequest\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\"*\n" +
 	"\x12CheckpointResponse\x12\x14\n" +
-	"\x05units\x18\x01 \x01(\rR\x05units\"\x86\b\n" +
+	"\x05units\x18\x01 \x01(\rR\x05units\"\xcd\b\n" +
 	"\n" +
 	"UnitStatus\x12\x1a\n" +
 	"\bpipeline\x18\x01 \x01(\tR\bpipeline\x12!\n" +
@@ -687,7 +696,8 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\rbuffered_rows\x18\x12 \x03(\v2-.sluice.stage.v1.UnitStatus.BufferedRowsEntryR\fbufferedRows\x12O\n" +
 	"\fwatermark_ms\x18\x13 \x03(\v2,.sluice.stage.v1.UnitStatus.WatermarkMsEntryR\vwatermarkMs\x12\x1f\n" +
 	"\vhealed_rows\x18\x14 \x01(\x04R\n" +
-	"healedRows\x1a?\n" +
+	"healedRows\x12/\n" +
+	"\x11lane_watermark_ms\x18\x15 \x01(\x03H\x00R\x0flaneWatermarkMs\x88\x01\x01\x1a?\n" +
 	"\x11BufferedRowsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a>\n" +
@@ -699,7 +709,8 @@ const file_sluice_stage_v1_stage_proto_rawDesc = "" +
 	"\bSTARTING\x10\x01\x12\v\n" +
 	"\aRUNNING\x10\x02\x12\v\n" +
 	"\aWAITING\x10\x03\x12\v\n" +
-	"\aSTOPPED\x10\x042\xcf\x02\n" +
+	"\aSTOPPED\x10\x04B\x14\n" +
+	"\x12_lane_watermark_ms2\xcf\x02\n" +
 	"\fStageService\x12R\n" +
 	"\tGetStatus\x12!.sluice.stage.v1.GetStatusRequest\x1a\".sluice.stage.v1.GetStatusResponse\x12F\n" +
 	"\x05Drain\x12\x1d.sluice.stage.v1.DrainRequest\x1a\x1e.sluice.stage.v1.DrainResponse\x12L\n" +
@@ -765,6 +776,7 @@ func file_sluice_stage_v1_stage_proto_init() {
 	if File_sluice_stage_v1_stage_proto != nil {
 		return
 	}
+	file_sluice_stage_v1_stage_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
