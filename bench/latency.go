@@ -153,7 +153,7 @@ func (p *pace) read(ctx context.Context, d *side, id string, sent map[place]time
 	if err != nil {
 		return err
 	}
-	err = receipts.Each(ctx, js, id, -1, func(r *eventv1.Receipt) bool {
+	err = receipts.Each(ctx, js, id, -1, func(r *eventv1.Receipt, _ uint64) bool {
 		measured := false
 		for _, b := range r.GetBatches() {
 			// A lane's batches of one partition interleave with other lanes': every offset belongs to one lane only, so what is between the
