@@ -23,7 +23,7 @@ BASE ?= HEAD~1
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build sluice, ingestor, dedup, sink and control into bin/
@@ -77,6 +77,14 @@ deploy-check: ## Check compose.yaml as Compose reads it, and the Nomad jobs as N
 bench: parts build ## Measure events/s end to end and CPU per event, against the budgets
 	$(GO) run ./bench
 	$(GO) test -run '^$$' -bench Join -benchtime 100x ./services/join
+
+.PHONY: bench-scaling
+bench-scaling: parts build ## Measure 1, 2 and 4 lanes, and one and two instances of each stage
+	$(GO) run ./bench -scaling -only 200B -events 400000
+
+.PHONY: bench-latency
+bench-latency: parts build ## Measure Kafka to a visible row at 1,000 and 10,000 events/s
+	$(GO) run ./bench -latency 1000,10000
 
 .PHONY: generate
 generate: tools ## Generate gen/ from proto/

@@ -19,8 +19,12 @@ import (
 	"sluice/libs/receipts"
 )
 
-// latencyDelay is how long the sink collects a block.
-const latencyDelay = 20 * time.Millisecond
+const (
+	// latencyDelay is how long the sink collects a block.
+	latencyDelay = 20 * time.Millisecond
+	// warmUp comes before each measurement: Kafka compiles itself while it runs.
+	warmUp = 5 * time.Second
+)
 
 // pace is one line of the table.
 type pace struct {
@@ -28,7 +32,8 @@ type pace struct {
 	rate, events int
 	blocks       int
 	// total is from the hand-over to the Kafka client until ClickHouse has acknowledged the block, from which moment on a query sees
-	// its rows; insert is the last part of it: the position written and the block in the table.
+	// its rows: of the first and the last event of each batch. insert is the last part of it, of each block: the position written and
+	// the block in the table.
 	total, insert []time.Duration
 	cores         map[string]float64 // CPU of each process, in cores
 }
@@ -99,7 +104,7 @@ func measureLatency(ctx context.Context, s *stack, o options, su setup, shape sh
 		return pace{}, err
 	}
 	feed := &feed{client: client, topic: id, shape: shape}
-	if err := feed.run(ctx, rate, time.Second); err != nil { // finds everything awake
+	if err := feed.run(ctx, rate, warmUp); err != nil {
 		return pace{}, err
 	}
 	if _, err := side.sluice(ctx, nil, "wait", id, "--timeout", "1m"); err != nil {
@@ -156,8 +161,7 @@ func (p *pace) read(ctx context.Context, d *side, id string, sent map[place]time
 	err = receipts.Each(ctx, js, id, -1, func(r *eventv1.Receipt, _ uint64) bool {
 		measured := false
 		for _, b := range r.GetBatches() {
-			// A lane's batches of one partition interleave with other lanes': every offset belongs to one lane only, so what is between the
-			// first and the last may be another's. Events go round the lanes, and the ends are known for sure.
+			// Of the offsets between them some are other lanes'.
 			for _, offset := range []int64{b.GetFirstOffset(), b.GetLastOffset()} {
 				when, ok := sent[place{b.GetPartition(), offset}]
 				if !ok || when.Before(began) {
