@@ -55,13 +55,14 @@ func (v *View) Append(dst []byte) []byte {
 		dst = appendBytes(dst, 22, v.Origins)
 	}
 	dst = appendVarint(dst, 23, uint64(v.OldestMS))
+	dst = appendBytes(dst, 24, v.JoinPast)
 	return append(dst, v.unknown...)
 }
 
 // Size is about how many bytes Append needs.
 func (v *View) Size() int {
 	return 256 + len(v.Topic) + len(v.Keys) + len(v.Times) + len(v.Offsets) + len(v.Versions) +
-		len(v.Selection) + len(v.Columns) + len(v.unknown) + len(v.Source) + len(v.JoinKeys) + len(v.EventTimes) + len(v.Origins)
+		len(v.Selection) + len(v.Columns) + len(v.unknown) + len(v.Source) + len(v.JoinKeys) + len(v.EventTimes) + len(v.Origins) + len(v.JoinPast)
 }
 
 func appendVarint(b []byte, number protowire.Number, x uint64) []byte {

@@ -33,6 +33,6 @@ func (v *View) setProgress(b []byte) error {
 
 // joins tells whether the batch uses what only pipelines with a join have.
 func (v *View) joins() bool {
-	return len(v.Source) > 0 || len(v.JoinKeys) > 0 || len(v.EventTimes) > 0 || len(v.Origins) > 0 || v.Progress != (Progress{}) ||
+	return len(v.Source) > 0 || len(v.JoinKeys) > 0 || len(v.EventTimes) > 0 || len(v.Origins) > 0 || len(v.JoinPast) > 0 || v.Progress != (Progress{}) ||
 		v.Tally.Matched|v.Tally.Unmatched|v.Tally.Late|v.Tally.Dropped != 0
 }

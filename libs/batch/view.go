@@ -68,6 +68,7 @@ type View struct {
 	EventTimes     []byte // rows × TimeBytes, or empty
 	Progress       Progress
 	Origins        []byte // rows × OriginBytes, or empty
+	JoinPast       []byte // an event.v1.JoinPast; only in what the join puts out
 	unknown        []byte // fields of a newer writer, passed on as they are
 }
 
@@ -167,6 +168,8 @@ func (v *View) setBytes(number protowire.Number, b []byte) (bool, error) {
 		return true, v.setProgress(b)
 	case 22:
 		v.Origins = b
+	case 24:
+		v.JoinPast = b
 	default:
 		return false, nil
 	}

@@ -24,6 +24,8 @@ type Reached struct {
 	Sequence uint64 // 0: nowhere yet
 	Time     time.Time
 	Taken    map[string]*eventv1.Taken
+	// Positions, of the sink behind a join: the last position that it has had of each writer of that log.
+	Positions map[string]string
 }
 
 // ReachedBy tells how far a lane of any stage has come, as its last checkpoint says.
@@ -48,11 +50,32 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 		if err := proto.Unmarshal(value, p); err != nil {
 			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 		}
-		return Reached{p.GetCoveredSequence(), time.Unix(0, p.GetCoveredTimeNs()), p.GetTaken()}, nil
+		return Reached{p.GetCoveredSequence(), time.Unix(0, p.GetCoveredTimeNs()), p.GetTaken(), p.GetPositions()}, nil
 	}
 	m := &eventv1.Manifest{}
 	if err := proto.Unmarshal(value, m); err != nil {
 		return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 	}
-	return Reached{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), m.GetTaken()}, nil
+	return Reached{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs()), Taken: m.GetTaken()}, nil
+}
+
+// Needed returns, by lane of a stage, the sequence in its own log behind which the lane may have to read again what it has put out, to heal from
+// a loss of its input: that of its last checkpoint's output, 0 without one.
+func Needed(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) ([]uint64, error) {
+	b, err := openBucket(ctx, js, Bucket(pipeline))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]uint64, lanes)
+	for lane := range lanes {
+		l := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
+		m, _, err := l.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if out[lane] = m.GetOutput().GetSequence(); m.GetReplay() != nil {
+			out[lane] = m.GetReplay().GetFromSequence()
+		}
+	}
+	return out, nil
 }

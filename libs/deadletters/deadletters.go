@@ -101,6 +101,12 @@ func parse(text string) (position string, done int, err error) {
 	return position, done, nil
 }
 
+// PositionOf is the Append's position in that of a message of the log.
+func PositionOf(message string) (string, error) {
+	position, _, err := parse(message)
+	return position, err
+}
+
 // In tells how many refusals of the Append of that position are in the log. It knows of the last Append only.
 func (w *Writer) In(position string) int {
 	if position != w.position {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +20,7 @@ type fence struct {
 	// the append must not be purged, or it would look as if it had never arrived.
 	settled uint64
 	body    []byte
+	of      Mark // see SettleOf
 }
 
 func (w *Writer) current() (uint64, error) {
@@ -36,7 +39,7 @@ func (w *Writer) retake(ctx context.Context, seen uint64) error {
 	if !w.lost && w.held.sequence != seen {
 		return nil
 	}
-	return w.renew(ctx, fence{body: w.held.body, settled: w.held.settled})
+	return w.renew(ctx, fence{body: w.held.body, settled: w.held.settled, of: w.held.of})
 }
 
 // inherit takes the fence from whoever has it and carries on what that one had settled.
@@ -57,7 +60,7 @@ func (w *Writer) inherit(ctx context.Context) (fence, error) {
 	if err != nil {
 		return fence{}, err
 	}
-	return w.claim(ctx, msg.Sequence, fence{body: msg.Data, settled: settled})
+	return w.claim(ctx, msg.Sequence, fence{body: msg.Data, settled: settled, of: markOf(msg)})
 }
 
 // renew puts next in the place of our last fence. If the last one in the log is not ours, we were
@@ -112,6 +115,9 @@ func (w *Writer) claim(ctx context.Context, before uint64, next fence) (fence, e
 	if next.settled != 0 {
 		msg.Header.Set(settledHeader, strconv.FormatUint(next.settled, 10))
 	}
+	if next.of.Sequence != 0 {
+		msg.Header.Set(inputHeader, fmt.Sprintf("%d@%d", next.of.Sequence, next.of.Time.UnixNano()))
+	}
 	ack, err := w.publish(ctx, msg, before, subject)
 	if err != nil {
 		return fence{}, err
@@ -134,4 +140,15 @@ func settledOf(msg *jetstream.RawStreamMsg) (uint64, error) {
 		return 0, fmt.Errorf("fence at sequence %d: header %s: %w", msg.Sequence, settledHeader, err)
 	}
 	return sequence, nil
+}
+
+// markOf is the message of another log that the body of a fence goes by; none if it does not say so.
+func markOf(msg *jetstream.RawStreamMsg) (m Mark) {
+	sequence, at, _ := strings.Cut(msg.Header.Get(inputHeader), "@")
+	n, err := strconv.ParseUint(sequence, 10, 64)
+	ns, err2 := strconv.ParseInt(at, 10, 64)
+	if err != nil || err2 != nil {
+		return Mark{}
+	}
+	return Mark{Sequence: n, Time: time.Unix(0, ns)}
 }

@@ -151,7 +151,7 @@ func Remove(ctx context.Context, js jetstream.JetStream, l Log) error {
 var ErrTailLost = errors.New("the log lost its tail")
 
 // Verify checks that the log still holds what was covered: that it reaches to sequence, and that
-// the message there, if it was not purged, is the one stored at the given server time. Sequences
+// the message there, if it was not purged, is the one stored at the given server time, and what is left before it is older. Sequences
 // are used again after a tail loss, so the number alone proves nothing.
 func Verify(ctx context.Context, js jetstream.JetStream, l Log, sequence uint64, at time.Time) error {
 	return VerifyAll(ctx, js, l, []Mark{{sequence, at}})
@@ -174,7 +174,13 @@ func VerifyAll(ctx context.Context, js jetstream.JetStream, l Log, marks []Mark)
 		}
 		msg, err := stream.GetMsg(ctx, m.Sequence)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
+			if msg, err = before(ctx, stream, m.Sequence); err == nil && msg != nil && msg.Time.After(m.Time) {
+				return fmt.Errorf("%w: sequence %d of %s was stored at %s, covered is %d of %s before it",
+					ErrTailLost, msg.Sequence, l.Stream(), msg.Time.UTC(), m.Sequence, m.Time.UTC())
+			}
+			if err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("verify %s: read sequence %d: %w", l.Stream(), m.Sequence, err)
@@ -184,6 +190,22 @@ func VerifyAll(ctx context.Context, js jetstream.JetStream, l Log, marks []Mark)
 		}
 	}
 	return nil
+}
+
+// lookBack is how many sequences before a message that is not there are looked at.
+const lookBack = 64
+
+// before is the message before one that is not there: which was purged, or is a fence that another has replaced, or is neither, since
+// the log has lost its tail and what has the sequence now was a fence, too. nil: none is near. What precedes it was not stored after it.
+func before(ctx context.Context, stream jetstream.Stream, sequence uint64) (*jetstream.RawStreamMsg, error) {
+	first := stream.CachedInfo().State.FirstSeq
+	for n := sequence - 1; n >= first && n > 0 && n+lookBack >= sequence; n-- {
+		msg, err := stream.GetMsg(ctx, n)
+		if !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return msg, err
+		}
+	}
+	return nil, nil //nolint:nilnil // none is an answer
 }
 
 // writerOf returns the writer of a subject of a lane.

@@ -18,6 +18,8 @@ const (
 	positionHeader = "Sluice-Position"
 	// sessionHeader tells whose fence it is: one value for each Open.
 	sessionHeader = "Sluice-Session"
+	// inputHeader is on a fence whose body goes by a message of another log: <sequence>@<nanoseconds since 1970>.
+	inputHeader = "Sluice-Input"
 	// settledHeader is on a fence that carries on what an earlier one had settled: the sequence
 	// of that one. A fence without it settles by itself.
 	settledHeader = "Sluice-Settled"
@@ -51,6 +53,8 @@ type Last struct {
 type Recovered struct {
 	// Body of the writer's last fence: the positions that were settled then; nil for a new writer.
 	Body []byte
+	// Input is what SettleOf has noted with it; Sequence 0: nothing.
+	Input Mark
 	// Last message by lane. A lane without one has none since the log was last purged, which is
 	// never later than the fence.
 	Last map[int]Last
@@ -95,7 +99,7 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 		w.held, w.conn = held, conn
 		w.mu.Unlock()
 		// Only now: whatever the writer before us had in flight is either in or refused.
-		rec = Recovered{Body: held.body, Last: make(map[int]Last, len(opts.Lanes))}
+		rec = Recovered{Body: held.body, Input: held.of, Last: make(map[int]Last, len(opts.Lanes))}
 		for _, lane := range opts.Lanes {
 			last, err := w.last(ctx, lane)
 			if err != nil {
@@ -183,10 +187,16 @@ func (w *Writer) MaxBytes() int64 { return w.maxBytes }
 // the log. What lies before the fence may then be purged; so no append may be in flight. Like Append
 // it returns only when it is done, or fenced, or ctx ends.
 func (w *Writer) Settle(ctx context.Context, body []byte) error {
+	return w.SettleOf(ctx, body, Mark{})
+}
+
+// SettleOf is Settle for a body that is a place in another log: input is the message there, by which a later opening can tell
+// whether that log is still the one that it was.
+func (w *Writer) SettleOf(ctx context.Context, body []byte, input Mark) error {
 	err := w.retry(ctx, func(ctx context.Context) error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		return w.renew(ctx, fence{body: body})
+		return w.renew(ctx, fence{body: body, of: input})
 	})
 	if err != nil {
 		return fmt.Errorf("settle %s in %s: %w", w.name, w.log.Stream(), err)
@@ -214,6 +224,11 @@ func (w *Writer) last(ctx context.Context, lane int) (Last, error) {
 		return Last{}, fmt.Errorf("read the last message of %s: %w", w.log.Subject(lane, w.name), err)
 	}
 	return Last{Sequence: msg.Sequence, Time: msg.Time, Position: msg.Header.Get(positionHeader), Data: msg.Data}, nil
+}
+
+// LastMessage returns a writer's last message in a lane, without becoming the writer; its sequence is 0 when there is none.
+func LastMessage(ctx context.Context, js jetstream.JetStream, log Log, lane int, writer string) (Last, error) {
+	return (&Writer{js: js, log: log, name: writer}).last(ctx, lane)
 }
 
 // LastPosition returns the position of a writer's last message in a lane, without becoming the

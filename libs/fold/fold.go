@@ -195,6 +195,8 @@ type lane struct {
 	letters Letters           // publish; nil when there are none
 	refused position          // fixed by take: the last one in the dead-letter log
 	fold    *fold             // run
+	// settled is the input message by which the fence that was found goes, fixed by take; none when the outputs go further.
+	settled fencedlog.Mark
 	// appended is the sequence of the lane's last message in the output log; publish's once that runs.
 	appended uint64
 }

@@ -19,7 +19,8 @@ import (
 // The input log: the message that the checkpoint covers last, or one that was put out, is not there any more, and its sequence may
 // be another message's now. The same rows come again in other messages. What was put out tells which of them are out already; those go into
 // the state first, all of them, so that no other row is decided without them. Then the lane reads on from the last message that it shares with the log, and
-// leaves out what was taken. Sequences begin anew, and so does the epoch of positions.
+// leaves out what was taken. Sequences begin anew, and so does the epoch of positions. A core whose outputs do not tell all that was taken
+// folds them again instead, and leaves out what is out: see Replayer.
 
 // Rememberer is a Core that can take rows into its state without putting anything out. Without it a lane that has put out more than its
 // checkpoint covers stands still when the input log has lost its tail.
@@ -69,6 +70,9 @@ func (l *lane) inputLost(ctx context.Context, m *eventv1.Manifest, published pos
 	if published.epoch > m.GetEpoch() {
 		return fmt.Errorf("%w: %s has outputs of lane %d of after that, the checkpoint is of before", fencedlog.ErrTailLost, l.Output.Stream(), l.Lane)
 	}
+	if err := l.refusedLost(ctx, m, published); err != nil {
+		return err
+	}
 	if published.epoch < m.GetEpoch() || published.step <= m.GetCoveredSequence() {
 		return nil
 	}
@@ -78,6 +82,12 @@ func (l *lane) inputLost(ctx context.Context, m *eventv1.Manifest, published pos
 	}
 	if last < published.step {
 		return fmt.Errorf("%w: %s ends at sequence %d, put out is %d", fencedlog.ErrTailLost, l.Input.Stream(), last, published.step)
+	}
+	// Is what has been settled by still there?
+	if settled, err := positionOf(string(past.Body)); err == nil && settled.epoch == m.GetEpoch() && past.Input.Sequence > m.GetCoveredSequence() {
+		if err := fencedlog.Verify(ctx, l.JS, l.Input, past.Input.Sequence, past.Input.Time); err != nil {
+			return err
+		}
 	}
 	// Is the message there the one that was put out?
 	made, ok := newest(past)
@@ -93,6 +103,34 @@ func (l *lane) inputLost(ctx context.Context, m *eventv1.Manifest, published pos
 	}
 	return nil
 }
+
+// refusedLost is inputLost for rows that were refused after all that was put out. To take their letters for those of what is there now would
+// leave letters out.
+func (l *lane) refusedLost(ctx context.Context, m *eventv1.Manifest, published position) error {
+	r := l.refused
+	if r.epoch != m.GetEpoch() || r.step <= m.GetCoveredSequence() || published.covers(position{r.epoch, r.step, whole}) {
+		return nil
+	}
+	_, last, err := fencedlog.Bounds(ctx, l.JS, l.Input)
+	if err != nil {
+		return err
+	}
+	if last < r.step {
+		return fmt.Errorf("%w: %s ends at sequence %d, refused were rows of %d", fencedlog.ErrTailLost, l.Input.Stream(), last, r.step)
+	}
+	letter, err := fencedlog.LastMessage(ctx, l.JS, fencedlog.Log{Pipeline: l.Pipeline, Stage: fencedlog.DeadLetters}, l.Lane, l.lettersWriter())
+	if err != nil {
+		return err
+	}
+	in, ok, err := fencedlog.At(ctx, l.JS, l.Input, r.step)
+	if err != nil || !ok || letter.Sequence == 0 || !in.Time.After(letter.Time.Add(clockSlack)) {
+		return err
+	}
+	return fmt.Errorf("%w: sequence %d of %s is not the message that rows were refused of", fencedlog.ErrTailLost, r.step, l.Input.Stream())
+}
+
+// lettersWriter is the name of the lane's writer in the dead-letter log.
+func (l *lane) lettersWriter() string { return l.Stage + "-" + l.Options.writer() }
 
 // newest is the last message that the lane has appended in any output lane.
 func newest(past fencedlog.Recovered) (m fencedlog.Last, ok bool) {
@@ -112,7 +150,7 @@ func sameBatch(in fencedlog.Message, out fencedlog.Last) bool {
 	}
 	if len(made.Origins) > 0 || made.Rows == 0 && len(made.Topic) == 0 {
 		// Rows of many batches. What was stored a while after the output was made cannot be what it was made from.
-		return !in.Time.After(out.Time.Add(clockSlack))
+		return (len(made.Origins) == 0 || from.ArrivalMS == made.ArrivalMS) && !in.Time.After(out.Time.Add(clockSlack))
 	}
 	// Read anew from Kafka, a batch has arrived at another time.
 	return from.ArrivalMS == made.ArrivalMS && from.Partition == made.Partition && string(from.Source) == string(made.Source) &&
@@ -124,14 +162,17 @@ const clockSlack = time.Second
 
 // heal makes the lane fit for an input log that has lost its tail. The core has the state of m; lost says what is wrong. Nothing durable has
 // happened when it fails; after the checkpoint that it makes the lane goes on as any other.
-func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered, lost error) error {
+func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered, logged position, lost error) error {
 	f := l.fold
 	if f.marks[0].GetSequence() != 0 {
 		return fmt.Errorf("%w; it cannot be healed, since an earlier version has begun the checkpoint, and did not note which rows it took", lost)
 	}
-	known, tally, err := l.known(ctx, m, past)
-	if err != nil {
-		return err
+	known, tally := f.taken.Clone(), (*batch.Tally)(nil)
+	var err error
+	if _, ok := l.core.(Replayer); !ok {
+		if known, tally, err = l.known(ctx, m, past); err != nil {
+			return err
+		}
 	}
 	from, err := l.shared(ctx, m)
 	if err != nil {
@@ -144,29 +185,37 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if from.Sequence == 0 && first > 1 {
 		from.Sequence = first - 1
 	}
-	rememberer, ok := l.core.(Rememberer)
-	beyond := f.published.epoch > m.GetEpoch() || f.published.step > m.GetCoveredSequence() || len(known.Ahead(f.taken)) > 0
-	if beyond && !ok {
-		return fmt.Errorf("%w; stage %s had put out more than its checkpoint covers, and cannot make up for that", lost, l.Stage)
-	}
-	if ok {
-		if err := l.remember(ctx, rememberer, from, known); err != nil {
+	switch core := l.core.(type) {
+	case Replayer:
+		if f.replay, err = l.relive(ctx, core, m, logged, from, lost); err != nil {
 			return err
 		}
-	}
-	if tally != nil {
-		f.tally = *tally
+	case Rememberer:
+		if err := l.remember(ctx, core, from, known); err != nil {
+			return err
+		}
+		if tally != nil {
+			f.tally = *tally
+		}
+	default:
+		if f.published.epoch > m.GetEpoch() || f.published.step > m.GetCoveredSequence() || len(known.Ahead(f.taken)) > 0 {
+			return fmt.Errorf("%w; stage %s had put out more than its checkpoint covers, and cannot make up for that", lost, l.Stage)
+		}
 	}
 	f.taken = known
 	f.healed.What = fmt.Sprintf("%v. Lane %d had read it up to sequence %d of %s and has read on behind sequence %d; rows that it had taken before are left out",
 		lost, l.Lane, m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()).UTC().Format(time.RFC3339), from.Sequence)
+	if f.replay != nil {
+		f.healed.What += fmt.Sprintf("; what it had put out after its checkpoint is not put out again (replayed up to sequence %d)", f.replay.GetUntilSequence())
+	}
 	f.healed.Ms = time.Now().UnixMilli()
 	f.epoch = max(m.GetEpoch(), f.published.epoch) + 1
 	f.covered, f.marks = from, marksUpTo(f.marks, from.Sequence)
 	f.published = position{epoch: f.epoch, step: from.Sequence, part: whole}
 	l.Log.Warn("log lost its tail: healed", "log", l.Input.Stream(), "ends", last, "covered", m.GetCoveredSequence(), "from", from.Sequence, "reason", lost)
 	// A crash after this finds outputs of a later epoch than the checkpoint's, and does all of this again.
-	if err := l.writer.Settle(ctx, []byte(f.published.String())); err != nil {
+	l.settled = from
+	if err := l.writer.SettleOf(ctx, []byte(f.published.String()), from); err != nil {
 		return err
 	}
 	s := &save{manifest: f.manifest()}

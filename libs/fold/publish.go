@@ -38,7 +38,11 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 		}
 		// The fence says that everything up to here is in the log, also once those messages are
 		// purged. It is never behind the checkpoint: a log that is has lost its tail.
-		if err := l.writer.Settle(work, []byte(later(o.position, l.fold.published).String())); err != nil {
+		settled, input := o.position, o.input
+		if l.fold.published.covers(settled) {
+			settled, input = l.fold.published, l.settled
+		}
+		if err := l.writer.SettleOf(work, []byte(settled.String()), input); err != nil {
 			return err
 		}
 		if o.save == nil {

@@ -29,6 +29,7 @@ type fold struct {
 	marks     []*eventv1.Mark  // oldest first
 	healed    *eventv1.Healing // what was done about lost tails; what and ms are fixed by take
 	rows      atomic.Uint64    // healed.rows, which status reads at any time
+	replay    *eventv1.Replay  // what is folded again; nil unless the core is a Replayer that does
 	view      batch.View
 	input     Input  // of the last step
 	selection []byte // scratch
@@ -85,6 +86,9 @@ func (f *fold) manifest() *eventv1.Manifest {
 	m := &eventv1.Manifest{
 		CoveredSequence: f.covered.Sequence, CoveredTimeNs: f.covered.Time.UnixNano(), Tally: f.tally.Proto(), Epoch: f.epoch,
 		Taken: f.taken.Proto(), Marks: f.marks, Healed: f.healing(),
+	}
+	if core, ok := f.core.(Replayer); ok && f.replay != nil && core.Replaying() {
+		m.Replay = f.replay
 	}
 	f.marks = mark(f.marks, f.covered)
 	return m
@@ -192,6 +196,10 @@ func (e *emitter) end() error {
 }
 
 func (e *emitter) send(o output) error {
+	o.input = fencedlog.Mark{Sequence: o.position.step, Time: e.m.Time}
+	if o.save != nil {
+		o.input = fencedlog.Mark{Sequence: o.save.manifest.GetCoveredSequence(), Time: time.Unix(0, o.save.manifest.GetCoveredTimeNs())}
+	}
 	select {
 	case e.outputs <- o:
 		return nil

@@ -33,20 +33,22 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	l.writer = writer
+	l.settled = past.Input
 	published, err := l.publishedOf(past)
 	if err != nil {
 		return err
 	}
+	logged, both := published, error(nil)
 	if !published.covers(covers(m)) {
+		newest := m
 		if m, err = l.goBack(ctx, published, m); err != nil {
 			return err
 		}
+		if both, err = l.bothLost(ctx, newest); err != nil {
+			return err
+		}
 		published = later(published, covers(m))
-	}
-	// Before anything is loaded: it may take a while, and a lane that cannot work tries often.
-	lost := l.inputLost(ctx, m, published, past)
-	if lost != nil && !errors.Is(lost, fencedlog.ErrTailLost) {
-		return lost
+		l.settled = fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}
 	}
 	if l.Letters != nil {
 		var last string
@@ -56,6 +58,14 @@ func (l *lane) take(ctx context.Context) error {
 		if l.refused, err = positionOf(last); err != nil {
 			return fmt.Errorf("last dead letters of lane %d: %w", l.Lane, err)
 		}
+	}
+	// Before anything is loaded: it may take a while, and a lane that cannot work tries often.
+	lost := both
+	if lost == nil {
+		lost = l.inputLost(ctx, m, published, past)
+	}
+	if lost != nil && !errors.Is(lost, fencedlog.ErrTailLost) {
+		return lost
 	}
 	l.appended = m.GetOutput().GetSequence()
 	if made, ok := newest(past); ok {
@@ -80,7 +90,10 @@ func (l *lane) take(ctx context.Context) error {
 		return fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
 	}
 	if lost != nil {
-		return l.heal(ctx, m, past, lost)
+		return l.heal(ctx, m, past, logged, lost)
+	}
+	if l.fold.replay = m.GetReplay(); l.fold.replay != nil {
+		return l.resume(ctx, m)
 	}
 	return nil
 }

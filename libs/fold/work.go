@@ -24,6 +24,7 @@ const (
 type output struct {
 	lane     int
 	position position
+	input    fencedlog.Mark // the message of the position's step
 	data     []byte
 	refusals []deadletters.Refusal
 	save     *save

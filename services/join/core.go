@@ -33,8 +33,9 @@ type core struct {
 	tracker  *watermark.Tracker
 	out      *parts
 	links    links
-	mixed    [2]bool // offsets of a partition come through several writers
-	reported uint64  // rows on disk, for the log
+	mixed    [2]bool   // offsets of a partition come through several writers
+	reported uint64    // rows on disk, for the log
+	past     *recalled // nil but while rows come again: see fold.Replayer
 	// broken is why the state is of no further use.
 	broken error
 
@@ -74,7 +75,7 @@ func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: unitMS, Disk: cfg.disk})
 	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(writers))
 	c.adopt(asked)
-	c.out = &parts{core: c, lane: cfg.lane, maxMessage: cfg.maxMessage}
+	c.out = &parts{core: c, since: batch.NewTaken(), lane: cfg.lane, maxMessage: cfg.maxMessage}
 	return c
 }
 
@@ -103,12 +104,13 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 		return err
 	}
 	// From here on rows change: an error ends the lane.
+	end := v.End()
 	c.rows.SetTime(v.ArrivalMS)
 	c.out.begin(in, out)
 	c.links.begin(in, side, c.mixed[side])
 	err = c.take(in, side, input)
 	if err == nil {
-		err = c.joiner.Advance(c.tracker.Add(progressOf(in)), c.out)
+		err = c.advance(in)
 	}
 	if err == nil {
 		err = c.rows.Balance()
@@ -116,12 +118,26 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	if err == nil {
 		err = c.out.end()
 	}
+	if err == nil {
+		c.out.since.Admit(in.Writer, &end)
+	}
 	if err != nil {
 		c.broken = errors.Join(err, fold.ErrBroken)
 		return c.broken
 	}
 	c.tell()
 	return nil
+}
+
+// advance lets event time go on. While rows come again that had been decided it stands still; then it is at least where it was when they were.
+func (c *core) advance(in fold.Input) error {
+	w := c.tracker.Add(progressOf(in))
+	if c.past != nil && in.Sequence >= c.past.until {
+		w = max(w, c.past.watermark)
+		c.joiner.Forget()
+		c.past, c.out.past = nil, nil
+	}
+	return c.joiner.Advance(w, c.out)
 }
 
 // open checks all that may be wrong with a batch before anything is changed by it.
@@ -153,7 +169,13 @@ func (c *core) take(in fold.Input, side state.Side, input *input) error {
 		return nil
 	}
 	in.Tally.Records += uint64(v.Selected)
+	if c.past != nil {
+		c.past.begin(in)
+	}
 	for row := range v.Rows {
+		if c.past != nil {
+			c.past.row = row
+		}
 		if !v.Selects(row) {
 			input.skip()
 			continue
@@ -169,7 +191,7 @@ func (c *core) take(in fold.Input, side state.Side, input *input) error {
 		}
 		switch verdict {
 		case match.Late:
-			c.out.refuse(c.refusal(v, &r, fmt.Sprintf("late: its event time %s is before the watermark %s; raise join.grace to take rows that late",
+			c.out.refuse(c.refusal(v, &r, fmt.Sprintf(latePrefix+" its event time %s is before the watermark %s; raise join.grace to take rows that late",
 				moment(r.TimeMS), moment(c.joiner.Watermark()))))
 		case match.Future:
 			c.out.refuse(c.refusal(v, &r, c.tooFarAhead(v, &r)))
@@ -181,13 +203,19 @@ func (c *core) take(in fold.Input, side state.Side, input *input) error {
 	return nil
 }
 
+// What the reasons of letters begin with: of rows that came too late, and of rows whose time is too far ahead.
+const (
+	latePrefix   = "late:"
+	futurePrefix = "future:"
+)
+
 // tooFarAhead is why a row's time is not believed.
 func (c *core) tooFarAhead(v *batch.View, r *state.Row) string {
 	what := "its event time, the Kafka timestamp,"
 	if field := c.times[r.Side]; field != "" {
 		what = "its event time, field " + field + ","
 	}
-	return fmt.Sprintf("future: %s is %s, more than join.max_future (%v) after its arrival at %s; mend the clock that set it, or raise join.max_future to take rows that far ahead",
+	return fmt.Sprintf(futurePrefix+" %s is %s, more than join.max_future (%v) after its arrival at %s; mend the clock that set it, or raise join.max_future to take rows that far ahead",
 		what, moment(r.TimeMS), ms(c.settings.maxFuture), moment(v.ArrivalMS))
 }
 

@@ -4,11 +4,15 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/deadletters"
 	"sluice/libs/fold"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
+	"sluice/services/join/internal/watermark"
 )
 
 const (
@@ -28,6 +32,9 @@ type parts struct {
 	lane       int
 	maxMessage int
 
+	since    *batch.Taken // of whole steps since the last message
+	before   int64        // watermark before the step
+	past     *recalled    // what is out already; nil but while rows come again
 	in       fold.Input
 	emitter  fold.Emitter
 	refusals []deadletters.Refusal
@@ -44,6 +51,7 @@ var _ match.Output = (*parts)(nil)
 
 func (p *parts) begin(in fold.Input, emitter fold.Emitter) {
 	p.in, p.emitter = in, emitter
+	p.before = p.core.joiner.Watermark()
 	p.columns = nil
 	p.refusals = nil
 	p.reset()
@@ -61,7 +69,7 @@ func (p *parts) reset() {
 
 // Pair puts a pair out.
 func (p *parts) Pair(left, right *state.Row) error {
-	if p.known(size(left, right)) {
+	if p.isOut(left, right) || p.known(size(left, right)) {
 		return nil
 	}
 	revision, err := p.core.layouts.revision(left.Revision, right.Revision)
@@ -73,10 +81,19 @@ func (p *parts) Pair(left, right *state.Row) error {
 
 // Unmatched puts a left row out alone.
 func (p *parts) Unmatched(left *state.Row) error {
-	if p.known(size(left, nil)) {
+	if p.isOut(left, nil) || p.known(size(left, nil)) {
 		return nil
 	}
 	return p.row(left, nil, left.Revision)
+}
+
+// isOut counts a row that was put out before the log lost its tail.
+func (p *parts) isOut(left, right *state.Row) bool {
+	if p.past == nil || !p.past.out(left, right) {
+		return false
+	}
+	p.in.Tally.Rows++
+	return true
 }
 
 // known counts a row of a step whose messages are all in the log. Of a large one it must be seen again whether it was refused.
@@ -190,18 +207,42 @@ func (p *parts) flush() error {
 		return nil
 	}
 	p.count()
-	tally, traceparent := *p.in.Tally, p.core.links.parent(p.in.View.Traceparent)
+	tally, past, traceparent := *p.in.Tally, p.pastOf(), p.core.links.parent(p.in.View.Traceparent)
 	err := p.emitter.Append(p.lane, func(dst []byte) []byte {
 		in := p.in.View
 		v := batch.View{
 			SchemaRevision: p.columns.revision, Rows: p.rows, Selected: p.rows, ArrivalMS: in.ArrivalMS, InputSequence: p.in.Sequence,
-			Tally: tally, Traceparent: traceparent, OldestMS: in.OldestMS,
+			Tally: tally, JoinPast: past, Traceparent: traceparent, OldestMS: in.OldestMS,
 		}
 		p.pack(&v)
 		return v.Append(dst)
 	})
 	p.reset()
 	return err
+}
+
+// pastOf says what is taken by now.
+func (p *parts) pastOf() []byte {
+	past := &eventv1.JoinPast{Taken: p.since.Proto()}
+	p.since = batch.NewTaken() // the next message follows this one
+	own := batch.NewTaken()
+	own.Admit(p.in.Writer, p.in.View)
+	past.Own = own.Proto()
+	now, before := p.core.joiner.Watermark(), p.before
+	if p.past != nil { // it stands still, and rows were judged by where it was
+		now, before = p.past.watermark, p.past.watermark
+	}
+	if now != watermark.None {
+		past.WatermarkMs = &now
+	}
+	if before != watermark.None {
+		past.BeforeMs = &before
+	}
+	data, err := (proto.MarshalOptions{Deterministic: true}).Marshal(past)
+	if err != nil {
+		panic(fmt.Sprintf("encode what the join has taken: %v", err)) // names of sources and writers are checked
+	}
+	return data
 }
 
 // count brings the lane's tally to where the join is.
@@ -214,6 +255,9 @@ func (p *parts) count() {
 // refuse sends a row to the dead letters, in the order of the rows.
 func (p *parts) refuse(r deadletters.Refusal) {
 	p.in.Tally.DeadLetters++
+	if p.past != nil && p.past.isRefused(&r) {
+		return
+	}
 	p.refusals = append(p.refusals, r)
 }
 

@@ -26,6 +26,9 @@ type producer struct {
 	max       int64
 	has       bool
 	revision  uint64
+	// partitions of the topic; 0: 1.
+	partitions int
+	arrival    int64 // 0: always the same
 }
 
 func (w *world) producer(source string, partition int32) *producer {
@@ -81,7 +84,8 @@ func (p *producer) append(idle time.Duration, events ...event) {
 	}
 	v := batch.View{
 		SchemaRevision: p.revision, Topic: []byte(p.source), Partition: p.partition,
-		ArrivalMS: 1_000_000, Source: []byte(p.source), Progress: batch.Progress{MaxEventMS: p.max, HasMax: p.has, Partitions: 1},
+		ArrivalMS: max(p.arrival, 1_000_000), Source: []byte(p.source),
+		Progress: batch.Progress{MaxEventMS: p.max, HasMax: p.has, Partitions: max(p.partitions, 1)},
 	}
 	if idle > 0 {
 		v.Progress.IdleSinceMS = v.ArrivalMS - idle.Milliseconds()

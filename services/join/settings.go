@@ -66,7 +66,7 @@ func (c *core) adopt(s settings) {
 
 // Adopt changes over to the settings that are asked for now.
 func (c *core) Adopt() (changed bool, err error) {
-	if c.adopted && c.settings == c.asked {
+	if c.adopted && (c.settings == c.asked || c.past != nil) { // what comes again is decided as it was
 		return false, nil
 	}
 	if c.adopted {

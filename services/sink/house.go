@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 )
 
@@ -85,6 +86,22 @@ func (l *lane) purge(ctx context.Context) error {
 			return err
 		}
 		lowest = min(lowest, p.GetCoveredSequence())
+	}
+	if l.upstream.Stage == fencedlog.Join {
+		// A join that heals from a loss of its own input reads in its log what it has put out since its last checkpoint.
+		needed, err := checkpoint.Needed(ctx, l.js, l.upstream.Pipeline, l.upstream.Stage, int(l.record.GetSpec().GetLanes()))
+		if err != nil {
+			return err
+		}
+		for lane, sequence := range needed {
+			last, err := fencedlog.LastOf(ctx, l.js, l.upstream, lane)
+			if err != nil {
+				return err
+			}
+			if last > sequence {
+				lowest = min(lowest, sequence+1)
+			}
+		}
 	}
 	// The message that is covered last stays: its time tells whether the log has lost its tail.
 	if err := fencedlog.Purge(ctx, l.js, l.upstream, lowest); err != nil {

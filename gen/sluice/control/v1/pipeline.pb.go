@@ -494,9 +494,10 @@ type VerifyResult_Verdict int32
 
 const (
 	VerifyResult_VERDICT_UNSPECIFIED VerifyResult_Verdict = 0
-	VerifyResult_EQUAL               VerifyResult_Verdict = 1
-	VerifyResult_DIFFERENT           VerifyResult_Verdict = 2
-	// Nothing differs, but not all could be compared: see limits.
+	// The rows were compared and none differs. There may be limits, too: columns or rows that were left out of the comparison.
+	VerifyResult_EQUAL     VerifyResult_Verdict = 1
+	VerifyResult_DIFFERENT VerifyResult_Verdict = 2
+	// Nothing differs, but the rows could not be compared, only counted: see limits.
 	VerifyResult_INCOMPLETE VerifyResult_Verdict = 3
 )
 

@@ -128,7 +128,9 @@ type EventBatch struct {
 	Origins []byte `protobuf:"bytes,22,opt,name=origins,proto3" json:"origins,omitempty"`
 	// Oldest Kafka timestamp among the records that the batch was made from, milliseconds since 1970; 0 = not known. For the
 	// latency from Kafka to the table.
-	OldestMs      int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
+	OldestMs int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
+	// A JoinPast, in what the join puts out.
+	JoinPast      []byte `protobuf:"bytes,24,opt,name=join_past,json=joinPast,proto3" json:"join_past,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +326,86 @@ func (x *EventBatch) GetOldestMs() int64 {
 	return 0
 }
 
+func (x *EventBatch) GetJoinPast() []byte {
+	if x != nil {
+		return x.JoinPast
+	}
+	return nil
+}
+
+// JoinPast says what a join had taken when it put a message out: with it, what comes again in another order after the log before the join
+// has lost its tail is decided as it was.
+type JoinPast struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lane's watermark, and what it was before the batch that the message comes of; milliseconds since 1970. Absent: there was none.
+	WatermarkMs *int64 `protobuf:"varint,1,opt,name=watermark_ms,json=watermarkMs,proto3,oneof" json:"watermark_ms,omitempty"`
+	BeforeMs    *int64 `protobuf:"varint,2,opt,name=before_ms,json=beforeMs,proto3,oneof" json:"before_ms,omitempty"`
+	// What was taken of batches before that one, since the message before; see Manifest.taken.
+	Taken map[string]*Taken `protobuf:"bytes,3,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What is taken with that one.
+	Own           map[string]*Taken `protobuf:"bytes,4,rep,name=own,proto3" json:"own,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinPast) Reset() {
+	*x = JoinPast{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinPast) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinPast) ProtoMessage() {}
+
+func (x *JoinPast) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinPast.ProtoReflect.Descriptor instead.
+func (*JoinPast) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *JoinPast) GetWatermarkMs() int64 {
+	if x != nil && x.WatermarkMs != nil {
+		return *x.WatermarkMs
+	}
+	return 0
+}
+
+func (x *JoinPast) GetBeforeMs() int64 {
+	if x != nil && x.BeforeMs != nil {
+		return *x.BeforeMs
+	}
+	return 0
+}
+
+func (x *JoinPast) GetTaken() map[string]*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *JoinPast) GetOwn() map[string]*Taken {
+	if x != nil {
+		return x.Own
+	}
+	return nil
+}
+
 // Progress is how far the event time of a partition has come. It is the same in all lanes: a lane without
 // events gets batches without rows.
 type Progress struct {
@@ -341,7 +423,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +435,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[1]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +448,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{1}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Progress) GetMaxEventMs() int64 {
@@ -411,7 +493,7 @@ type KafkaRange struct {
 
 func (x *KafkaRange) Reset() {
 	*x = KafkaRange{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +505,7 @@ func (x *KafkaRange) String() string {
 func (*KafkaRange) ProtoMessage() {}
 
 func (x *KafkaRange) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[2]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +518,7 @@ func (x *KafkaRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KafkaRange.ProtoReflect.Descriptor instead.
 func (*KafkaRange) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{2}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *KafkaRange) GetTopic() string {
@@ -514,7 +596,7 @@ type Tally struct {
 
 func (x *Tally) Reset() {
 	*x = Tally{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +608,7 @@ func (x *Tally) String() string {
 func (*Tally) ProtoMessage() {}
 
 func (x *Tally) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[3]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +621,7 @@ func (x *Tally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tally.ProtoReflect.Descriptor instead.
 func (*Tally) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{3}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Tally) GetRecords() uint64 {
@@ -633,7 +715,7 @@ type IngestPosition struct {
 
 func (x *IngestPosition) Reset() {
 	*x = IngestPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +727,7 @@ func (x *IngestPosition) String() string {
 func (*IngestPosition) ProtoMessage() {}
 
 func (x *IngestPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[4]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +740,7 @@ func (x *IngestPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngestPosition.ProtoReflect.Descriptor instead.
 func (*IngestPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{4}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IngestPosition) GetTopic() string {
@@ -774,7 +856,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +868,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[5]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +881,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{5}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeadLetter) GetTopic() string {
@@ -910,7 +992,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1004,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[6]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1017,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{6}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Header) GetKey() string {
@@ -962,7 +1044,7 @@ type DeadLetterBatch struct {
 
 func (x *DeadLetterBatch) Reset() {
 	*x = DeadLetterBatch{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1056,7 @@ func (x *DeadLetterBatch) String() string {
 func (*DeadLetterBatch) ProtoMessage() {}
 
 func (x *DeadLetterBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[7]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1069,7 @@ func (x *DeadLetterBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterBatch.ProtoReflect.Descriptor instead.
 func (*DeadLetterBatch) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{7}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeadLetterBatch) GetLetters() []*DeadLetter {
@@ -1036,14 +1118,16 @@ type Manifest struct {
 	// stage's own log has lost its tail.
 	Earlier []*Earlier `protobuf:"bytes,18,rep,name=earlier,proto3" json:"earlier,omitempty"`
 	// By part of the state, where parts differ: entries with an older time are forgotten. Else horizon_ms.
-	HorizonsMs    map[string]int64 `protobuf:"bytes,19,rep,name=horizons_ms,json=horizonsMs,proto3" json:"horizons_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	HorizonsMs map[string]int64 `protobuf:"bytes,19,rep,name=horizons_ms,json=horizonsMs,proto3" json:"horizons_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Set while the lane folds again what its upstream log had lost: see Replay.
+	Replay        *Replay `protobuf:"bytes,20,opt,name=replay,proto3" json:"replay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1139,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[8]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1152,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{8}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Manifest) GetFormat() uint32 {
@@ -1204,6 +1288,86 @@ func (x *Manifest) GetHorizonsMs() map[string]int64 {
 	return nil
 }
 
+func (x *Manifest) GetReplay() *Replay {
+	if x != nil {
+		return x.Replay
+	}
+	return nil
+}
+
+// Replay says what a lane had put out before its upstream log lost its tail, from rows that come again in another order. It is kept until
+// all of them have come.
+type Replay struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Position in the stage's own log: what was put out and refused behind it, in an earlier epoch than the manifest's, is out.
+	After string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	// The messages behind the first mark, up to the second, in the stage's own log say so. The log is not purged beyond the first.
+	FromSequence uint64 `protobuf:"varint,2,opt,name=from_sequence,json=fromSequence,proto3" json:"from_sequence,omitempty"`
+	To           *Mark  `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Sequence of the message in the upstream log with which all rows of those have come again.
+	UntilSequence uint64 `protobuf:"varint,4,opt,name=until_sequence,json=untilSequence,proto3" json:"until_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replay) Reset() {
+	*x = Replay{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replay) ProtoMessage() {}
+
+func (x *Replay) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replay.ProtoReflect.Descriptor instead.
+func (*Replay) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Replay) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *Replay) GetFromSequence() uint64 {
+	if x != nil {
+		return x.FromSequence
+	}
+	return 0
+}
+
+func (x *Replay) GetTo() *Mark {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *Replay) GetUntilSequence() uint64 {
+	if x != nil {
+		return x.UntilSequence
+	}
+	return 0
+}
+
 // Earlier names a checkpoint that another has replaced.
 type Earlier struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1218,7 +1382,7 @@ type Earlier struct {
 
 func (x *Earlier) Reset() {
 	*x = Earlier{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1394,7 @@ func (x *Earlier) String() string {
 func (*Earlier) ProtoMessage() {}
 
 func (x *Earlier) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1407,7 @@ func (x *Earlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Earlier.ProtoReflect.Descriptor instead.
 func (*Earlier) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Earlier) GetKey() string {
@@ -1288,7 +1452,7 @@ type Healing struct {
 
 func (x *Healing) Reset() {
 	*x = Healing{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1464,7 @@ func (x *Healing) String() string {
 func (*Healing) ProtoMessage() {}
 
 func (x *Healing) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1477,7 @@ func (x *Healing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healing.ProtoReflect.Descriptor instead.
 func (*Healing) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Healing) GetRows() uint64 {
@@ -1348,7 +1512,7 @@ type DedupState struct {
 
 func (x *DedupState) Reset() {
 	*x = DedupState{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1524,7 @@ func (x *DedupState) String() string {
 func (*DedupState) ProtoMessage() {}
 
 func (x *DedupState) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1537,7 @@ func (x *DedupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupState.ProtoReflect.Descriptor instead.
 func (*DedupState) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DedupState) GetSets() map[string]*DedupSet {
@@ -1396,7 +1560,7 @@ type DedupSet struct {
 
 func (x *DedupSet) Reset() {
 	*x = DedupSet{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1572,7 @@ func (x *DedupSet) String() string {
 func (*DedupSet) ProtoMessage() {}
 
 func (x *DedupSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1585,7 @@ func (x *DedupSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupSet.ProtoReflect.Descriptor instead.
 func (*DedupSet) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DedupSet) GetHorizonMs() int64 {
@@ -1465,7 +1629,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1641,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1654,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -1526,7 +1690,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1702,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1715,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -1584,7 +1748,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1760,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1773,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Segment) GetKey() string {
@@ -1687,7 +1851,7 @@ type SinkPosition struct {
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1863,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1876,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -1830,7 +1994,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2006,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2019,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -1895,7 +2059,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2071,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2084,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -1985,7 +2149,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2161,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2174,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2118,7 +2282,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2294,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2307,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -2251,7 +2415,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2263,7 +2427,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2276,7 +2440,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -2374,7 +2538,7 @@ var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\x85\x06\n" +
+	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xa2\x06\n" +
 	"\n" +
 	"EventBatch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12'\n" +
@@ -2402,7 +2566,23 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"eventTimes\x125\n" +
 	"\bprogress\x18\x15 \x01(\v2\x19.sluice.event.v1.ProgressR\bprogress\x12\x18\n" +
 	"\aorigins\x18\x16 \x01(\fR\aorigins\x12\x1b\n" +
-	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\"\x86\x01\n" +
+	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\x12\x1b\n" +
+	"\tjoin_past\x18\x18 \x01(\fR\bjoinPast\"\x87\x03\n" +
+	"\bJoinPast\x12&\n" +
+	"\fwatermark_ms\x18\x01 \x01(\x03H\x00R\vwatermarkMs\x88\x01\x01\x12 \n" +
+	"\tbefore_ms\x18\x02 \x01(\x03H\x01R\bbeforeMs\x88\x01\x01\x12:\n" +
+	"\x05taken\x18\x03 \x03(\v2$.sluice.event.v1.JoinPast.TakenEntryR\x05taken\x124\n" +
+	"\x03own\x18\x04 \x03(\v2\".sluice.event.v1.JoinPast.OwnEntryR\x03own\x1aP\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1aN\n" +
+	"\bOwnEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01B\x0f\n" +
+	"\r_watermark_msB\f\n" +
+	"\n" +
+	"_before_ms\"\x86\x01\n" +
 	"\bProgress\x12%\n" +
 	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12\"\n" +
@@ -2478,7 +2658,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xe6\b\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\x97\t\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2502,7 +2682,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x06output\x18\x11 \x01(\v2\x15.sluice.event.v1.MarkR\x06output\x122\n" +
 	"\aearlier\x18\x12 \x03(\v2\x18.sluice.event.v1.EarlierR\aearlier\x12J\n" +
 	"\vhorizons_ms\x18\x13 \x03(\v2).sluice.event.v1.Manifest.HorizonsMsEntryR\n" +
-	"horizonsMs\x1a<\n" +
+	"horizonsMs\x12/\n" +
+	"\x06replay\x18\x14 \x01(\v2\x17.sluice.event.v1.ReplayR\x06replay\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -2515,7 +2696,12 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a=\n" +
 	"\x0fHorizonsMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8b\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x91\x01\n" +
+	"\x06Replay\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\x12#\n" +
+	"\rfrom_sequence\x18\x02 \x01(\x04R\ffromSequence\x12%\n" +
+	"\x02to\x18\x03 \x01(\v2\x15.sluice.event.v1.MarkR\x02to\x12%\n" +
+	"\x0euntil_sequence\x18\x04 \x01(\x04R\runtilSequence\"\x8b\x01\n" +
 	"\aEarlier\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\rR\x05bytes\x12)\n" +
@@ -2666,87 +2852,97 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
-	(*Progress)(nil),        // 2: sluice.event.v1.Progress
-	(*KafkaRange)(nil),      // 3: sluice.event.v1.KafkaRange
-	(*Tally)(nil),           // 4: sluice.event.v1.Tally
-	(*IngestPosition)(nil),  // 5: sluice.event.v1.IngestPosition
-	(*DeadLetter)(nil),      // 6: sluice.event.v1.DeadLetter
-	(*Header)(nil),          // 7: sluice.event.v1.Header
-	(*DeadLetterBatch)(nil), // 8: sluice.event.v1.DeadLetterBatch
-	(*Manifest)(nil),        // 9: sluice.event.v1.Manifest
-	(*Earlier)(nil),         // 10: sluice.event.v1.Earlier
-	(*Healing)(nil),         // 11: sluice.event.v1.Healing
-	(*DedupState)(nil),      // 12: sluice.event.v1.DedupState
-	(*DedupSet)(nil),        // 13: sluice.event.v1.DedupSet
-	(*Taken)(nil),           // 14: sluice.event.v1.Taken
-	(*Mark)(nil),            // 15: sluice.event.v1.Mark
-	(*Segment)(nil),         // 16: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 17: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 18: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 19: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 20: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 21: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 22: sluice.event.v1.BatchReceipt
-	nil,                     // 23: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 24: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 25: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 26: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 27: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 28: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 29: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 30: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 31: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 32: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 33: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 34: sluice.event.v1.PendingBlock.PositionsEntry
+	(*JoinPast)(nil),        // 2: sluice.event.v1.JoinPast
+	(*Progress)(nil),        // 3: sluice.event.v1.Progress
+	(*KafkaRange)(nil),      // 4: sluice.event.v1.KafkaRange
+	(*Tally)(nil),           // 5: sluice.event.v1.Tally
+	(*IngestPosition)(nil),  // 6: sluice.event.v1.IngestPosition
+	(*DeadLetter)(nil),      // 7: sluice.event.v1.DeadLetter
+	(*Header)(nil),          // 8: sluice.event.v1.Header
+	(*DeadLetterBatch)(nil), // 9: sluice.event.v1.DeadLetterBatch
+	(*Manifest)(nil),        // 10: sluice.event.v1.Manifest
+	(*Replay)(nil),          // 11: sluice.event.v1.Replay
+	(*Earlier)(nil),         // 12: sluice.event.v1.Earlier
+	(*Healing)(nil),         // 13: sluice.event.v1.Healing
+	(*DedupState)(nil),      // 14: sluice.event.v1.DedupState
+	(*DedupSet)(nil),        // 15: sluice.event.v1.DedupSet
+	(*Taken)(nil),           // 16: sluice.event.v1.Taken
+	(*Mark)(nil),            // 17: sluice.event.v1.Mark
+	(*Segment)(nil),         // 18: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 19: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 20: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 21: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 22: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 23: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 24: sluice.event.v1.BatchReceipt
+	nil,                     // 25: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 26: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 27: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 28: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 29: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 30: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 31: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 32: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 33: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 34: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 35: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 36: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 37: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 38: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
-	3,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
+	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
-	4,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
-	2,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	4,  // 4: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
-	7,  // 5: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
-	6,  // 6: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	16, // 7: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
-	4,  // 8: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	23, // 9: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	24, // 10: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	25, // 11: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	15, // 12: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
-	11, // 13: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
-	15, // 14: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
-	10, // 15: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	26, // 16: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
-	15, // 17: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	27, // 18: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	28, // 19: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	29, // 20: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	20, // 21: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	4,  // 22: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	30, // 23: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	15, // 24: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	18, // 25: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	11, // 26: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	31, // 27: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	32, // 28: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	33, // 29: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	34, // 30: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	22, // 31: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	14, // 32: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	13, // 33: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	14, // 34: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 35: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	14, // 36: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
+	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
+	25, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	26, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
+	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
+	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
+	18, // 9: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	5,  // 10: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
+	27, // 11: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	28, // 12: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	29, // 13: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	17, // 14: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	13, // 15: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
+	17, // 16: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	12, // 17: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
+	30, // 18: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	11, // 19: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
+	17, // 20: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
+	17, // 21: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	31, // 22: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	32, // 23: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	33, // 24: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	22, // 25: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 26: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	34, // 27: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	17, // 28: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	20, // 29: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	13, // 30: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	35, // 31: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	36, // 32: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	37, // 33: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	38, // 34: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	24, // 35: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	16, // 36: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	16, // 37: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	16, // 38: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	15, // 39: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	16, // 40: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 41: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	16, // 42: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -2755,14 +2951,15 @@ func file_sluice_event_v1_event_proto_init() {
 		return
 	}
 	file_sluice_event_v1_event_proto_msgTypes[1].OneofWrappers = []any{}
-	file_sluice_event_v1_event_proto_msgTypes[4].OneofWrappers = []any{}
+	file_sluice_event_v1_event_proto_msgTypes[2].OneofWrappers = []any{}
+	file_sluice_event_v1_event_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

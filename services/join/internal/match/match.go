@@ -63,6 +63,7 @@ type Joiner struct {
 	// floors are, by side, the times that rows have left up to: none that waits is before. They never go back, whatever becomes of the config.
 	floors [2]int64
 	seq    uint64
+	past   Past // nil but while rows come again
 	Counts Counts
 }
 
@@ -82,6 +83,9 @@ func (j *Joiner) Watermark() int64 { return j.watermark }
 
 // Add takes in a row that has arrived at arrivalMS.
 func (j *Joiner) Add(r state.Row, arrivalMS int64, out Output) (Verdict, error) {
+	if j.past != nil && j.past.Future(&r) {
+		return Future, nil
+	}
 	if j.config.MaxFutureMS > 0 && r.TimeMS > plus(arrivalMS, j.config.MaxFutureMS) {
 		return Future, nil
 	}
@@ -96,8 +100,13 @@ func (j *Joiner) Add(r state.Row, arrivalMS int64, out Output) (Verdict, error) 
 func (j *Joiner) add(r state.Row, out Output) (late bool, err error) {
 	j.seq++
 	r.Seq, r.Matched = j.seq, false
+	if j.past != nil {
+		if done, late, err := j.again(&r, out); done || err != nil {
+			return late, err
+		}
+	}
 	switch {
-	case r.TimeMS < j.watermark && (r.Key == state.Key{} || !j.stillWanted(&r)):
+	case r.TimeMS < j.watermark && (r.Key == state.Key{} || !j.stillWanted(&r, j.watermark)):
 		late = true
 	case r.Key == state.Key{}:
 		// Equal to nothing, as NULL is in SQL.
@@ -117,9 +126,9 @@ func (j *Joiner) add(r state.Row, out Output) (late bool, err error) {
 }
 
 // stillWanted tells of a late row whether it may be taken all the same: a right row of a LOOKUP that a left row to come can want.
-func (j *Joiner) stillWanted(r *state.Row) bool {
+func (j *Joiner) stillWanted(r *state.Row, watermark int64) bool {
 	return j.config.Lookup && r.Side == state.Right && r.TimeMS >= j.floors[state.Right] &&
-		(j.config.WindowMS == Forever || plus(r.TimeMS, j.config.WindowMS+j.config.WaitMS) >= j.watermark)
+		(j.config.WindowMS == Forever || plus(r.TimeMS, j.config.WindowMS+j.config.WaitMS) >= watermark)
 }
 
 // alone lets a left row go that met nobody.
@@ -134,7 +143,7 @@ func (j *Joiner) alone(r *state.Row, out Output) error {
 
 // Advance lets the watermark rise to w: rows whose time has come are decided, and leave.
 func (j *Joiner) Advance(w int64, out Output) error {
-	if w <= j.watermark {
+	if w <= j.watermark || j.past != nil {
 		return nil
 	}
 	before := j.watermark

@@ -1,0 +1,231 @@
+package fold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
+	"sluice/libs/deadletters"
+	"sluice/libs/fencedlog"
+)
+
+// Replayer is a Core whose outputs name the rows that they were made from, so that it can fold those rows again, in other batches and
+// another order, and put out what is not out yet. It is for those to whom what was taken does not tell what was put out.
+//
+// The calls are, after Restore: Recall and RecallRefused for all that is out, in order, then Recalled, then Replay.
+type Replayer interface {
+	// Recall takes in a message that was put out behind the checkpoint's outputs, RecallRefused the dead letters of that time.
+	Recall(*batch.View) error
+	RecallRefused([]*eventv1.DeadLetter)
+	// Recalled says that this was all: what became of rows in the state is made good there, and counted. It returns what had been taken by
+	// the time of the last of it; nothing of that is decided until all of it has come.
+	Recalled(*batch.Tally) (*batch.Taken, error)
+	// Replay says with which step all of that has come again; Replaying, whether it is to come.
+	Replay(until uint64)
+	Replaying() bool
+}
+
+// relive makes a lane ready whose core is a Replayer, after the input log has lost its tail. It returns what is to be in the checkpoint; nil
+// when nothing was put out behind the one before.
+func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, logged position, from fencedlog.Mark, lost error) (*eventv1.Replay, error) {
+	if err := l.nextBeyond(ctx, logged, lost); err != nil {
+		return nil, err
+	}
+	replay := &eventv1.Replay{After: covers(m).String(), FromSequence: m.GetOutput().GetSequence()}
+	if before := m.GetReplay(); before != nil { // it happens again: what was put out since then is out as well
+		if err := l.replayable(ctx, before); err != nil {
+			return nil, err
+		}
+		replay = proto.CloneOf(before)
+	}
+	last, err := fencedlog.LastOf(ctx, l.JS, l.Output, l.Lane)
+	if err != nil {
+		return nil, err
+	}
+	replay.To = &eventv1.Mark{Sequence: last}
+	if last > 0 {
+		made, ok, err := fencedlog.At(ctx, l.JS, l.Output, last)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			replay.To.TimeNs = made.Time.UnixNano()
+		}
+	}
+	epoch := max(m.GetEpoch(), l.fold.published.epoch) + 1
+	known, err := l.recall(ctx, core, replay, epoch, m.GetReplay() == nil)
+	if err != nil || known == nil {
+		return nil, err
+	}
+	if replay.UntilSequence, err = l.await(ctx, known, from); err != nil {
+		return nil, err
+	}
+	core.Replay(replay.GetUntilSequence())
+	return replay, nil
+}
+
+// resume makes a lane ready that was stopped in the middle of a replay.
+func (l *lane) resume(ctx context.Context, m *eventv1.Manifest) error {
+	core, ok := l.core.(Replayer)
+	if !ok {
+		return fmt.Errorf("stage %s has a checkpoint of a replay, which it cannot go on with", l.Stage)
+	}
+	if err := l.replayable(ctx, m.GetReplay()); err != nil {
+		return err
+	}
+	if _, err := l.recall(ctx, core, m.GetReplay(), m.GetEpoch(), false); err != nil {
+		return err
+	}
+	core.Replay(m.GetReplay().GetUntilSequence())
+	return nil
+}
+
+// bothLost tells, of a lane that goes back to an earlier checkpoint, why what it puts out from there is not what the output log has lost: the input log
+// has lost its tail, too. The stage behind a Rememberer tells rows by where they are in Kafka, so that it need not know.
+func (l *lane) bothLost(ctx context.Context, newest *eventv1.Manifest) (lost, err error) {
+	if _, ok := l.core.(Replayer); !ok {
+		return nil, nil
+	}
+	lost = fencedlog.Verify(ctx, l.JS, l.Input, newest.GetCoveredSequence(), time.Unix(0, newest.GetCoveredTimeNs()))
+	if errors.Is(lost, fencedlog.ErrTailLost) {
+		return lost, nil
+	}
+	return nil, lost
+}
+
+// nextBeyond tells that the next stage has outputs that the log does not hold any more. Then nobody knows which rows they were made of.
+func (l *lane) nextBeyond(ctx context.Context, logged position, lost error) error {
+	for _, lane := range l.Outputs {
+		next, err := l.reached(ctx, lane)
+		if err != nil {
+			return err
+		}
+		at, err := positionOf(next.Positions[l.Options.writer()])
+		if err != nil {
+			return err
+		}
+		if !logged.covers(at) {
+			return fmt.Errorf("%w; %s has lost its tail, too: it ends at %s, and stage %s has had it up to %s. Which rows those were made from cannot be told",
+				lost, l.Output.Stream(), logged, l.Next, at)
+		}
+	}
+	return nil
+}
+
+// replayable makes sure that the messages that a replay needs are there.
+func (l *lane) replayable(ctx context.Context, r *eventv1.Replay) error {
+	err := fencedlog.Verify(ctx, l.JS, l.Output, r.GetTo().GetSequence(), time.Unix(0, r.GetTo().GetTimeNs()))
+	if errors.Is(err, fencedlog.ErrTailLost) {
+		return fmt.Errorf("%w, while lane %d was folding again what %s had lost: which rows are out cannot be told", err, l.Lane, l.Input.Stream())
+	}
+	return err
+}
+
+// recall tells the core what is out. It returns what was taken by then, nil when nothing is. fresh: nothing of it was folded again yet.
+func (l *lane) recall(ctx context.Context, core Replayer, r *eventv1.Replay, epoch uint32, fresh bool) (*batch.Taken, error) {
+	any := false
+	after, err := positionOf(r.GetAfter())
+	if err != nil {
+		return nil, err
+	}
+	out := func(text string) (bool, error) {
+		p, err := positionOf(text)
+		return err == nil && p.epoch < epoch && !after.covers(p), err
+	}
+	var v batch.View
+	first, _, err := fencedlog.Bounds(ctx, l.JS, l.Output)
+	if err != nil {
+		return nil, err
+	}
+	if to := r.GetTo().GetSequence(); to > r.GetFromSequence() {
+		err = l.each(ctx, l.Output, l.Lane, max(first, r.GetFromSequence()+1), to, func(m fencedlog.Message) error {
+			if m.Writer != l.Options.writer() {
+				return nil
+			}
+			is, err := out(m.Position)
+			if err != nil || !is {
+				return err
+			}
+			if err := v.Parse(m.Data); err != nil {
+				return err
+			}
+			// The stage behind does not purge these; one of an earlier version may have.
+			if before := v.Tally.Rows - uint64(v.Rows); !any && fresh && before != l.fold.tally.Rows {
+				return fmt.Errorf("%w; the first message of lane %d behind its checkpoint follows %d rows, and that has put out %d: what is between was purged",
+					fencedlog.ErrTailLost, l.Lane, before, l.fold.tally.Rows)
+			}
+			any = true
+			return core.Recall(&v)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if l.letters != nil {
+		log := fencedlog.Log{Pipeline: l.Pipeline, Stage: fencedlog.DeadLetters}
+		first, _, err := fencedlog.Bounds(ctx, l.JS, log)
+		if err != nil {
+			return nil, err
+		}
+		last, err := fencedlog.LastOf(ctx, l.JS, log, l.Lane)
+		if err != nil {
+			return nil, err
+		}
+		err = l.each(ctx, log, l.Lane, first, last, func(m fencedlog.Message) error {
+			if m.Writer != l.lettersWriter() {
+				return nil
+			}
+			at, err := deadletters.PositionOf(m.Position)
+			if err != nil {
+				return err
+			}
+			is, err := out(at)
+			if err != nil || !is {
+				return err
+			}
+			any = true
+			var letters eventv1.DeadLetterBatch
+			if err := proto.Unmarshal(m.Data, &letters); err != nil {
+				return err
+			}
+			core.RecallRefused(letters.GetLetters())
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !any {
+		return nil, nil
+	}
+	return core.Recalled(&l.fold.tally)
+}
+
+// each hands over the messages of a lane from one sequence to another; the second is of the lane.
+func (l *lane) each(ctx context.Context, log fencedlog.Log, lane int, from, to uint64, f func(fencedlog.Message) error) error {
+	if from > to {
+		return nil
+	}
+	r, err := fencedlog.OpenReader(ctx, l.JS, log, lane, from)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for {
+		m, err := r.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := f(m); err != nil {
+			return fmt.Errorf("sequence %d of %s: %w", m.Sequence, log.Stream(), err)
+		}
+		if m.Sequence >= to {
+			return nil
+		}
+	}
+}
