@@ -59,9 +59,13 @@ FAULTS ?= 60
 SEED   ?= 0
 # What is under test: dedup or join.
 PIPELINE ?= dedup
+# Of a join: INTERVAL or LOOKUP, LEFT or INNER, true or false (dedup on the right side, too); drawn from the seed where not given.
+KIND ?=
+TYPE ?=
+BOTH ?=
 .PHONY: e2e-chaos
 e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULTS=1000 SEED=7 for the long form, PIPELINE=join
-	$(GO) run ./e2e/chaos -pipeline $(PIPELINE) -faults $(FAULTS) -seed $(SEED)
+	$(GO) run ./e2e/chaos -pipeline $(PIPELINE) -kind "$(KIND)" -type "$(TYPE)" -both "$(BOTH)" -faults $(FAULTS) -seed $(SEED)
 
 .PHONY: e2e-compose
 e2e-compose: parts ## Run compose.yaml on a Docker engine of the test's own: scale, kill, compare the rows

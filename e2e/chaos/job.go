@@ -71,10 +71,10 @@ func (c Counts) String() string {
 }
 
 // newJob makes the job of a name.
-func newJob(name string, seed uint64, rate int) (Job, error) {
+func newJob(name string, kind joinKind, seed uint64, rate int) (Job, error) {
 	jobs := map[string]func() Job{
 		JobDedup: func() Job { return &dedupJob{newFeed(seed)} },
-		JobJoin:  func() Job { return &joinJob{newJoinFeed(seed, rate)} },
+		JobJoin:  func() Job { return &joinJob{newJoinFeed(seed, rate), kind} },
 	}
 	if jobs[name] == nil {
 		return nil, fmt.Errorf("pipeline %q: want one of %s", name, strings.Join(slices.Sorted(maps.Keys(jobs)), ", "))

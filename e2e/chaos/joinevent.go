@@ -29,8 +29,8 @@ type JoinEvent struct {
 	At    time.Time
 }
 
-// Record is the event as it is sent. All copies are in one partition, so that one of them is the first. The sides write time and key each in
-// a form of its own.
+// Record is the event as it is sent. All copies are in one partition, so that one of them is the first, and all right events of a key, so that one of them
+// is the last. The sides write time and key each in a form of its own.
 func (e JoinEvent) Record() Record {
 	t, id, user := leftTopic, e.ID, ""
 	if e.Right {
@@ -39,7 +39,11 @@ func (e JoinEvent) Record() Record {
 	if e.User > 0 {
 		user = fmt.Sprintf(`,"%s":%q`, map[bool]string{false: "user", true: "name"}[e.Right], userName(e.User))
 	}
-	r := Record{Topic: t.Name, Partition: Event{ID: id}.Partition(int(t.Partitions)), Key: strconv.AppendUint(nil, id, 10)}
+	place := id
+	if e.Right && e.User > 0 {
+		place = e.User
+	}
+	r := Record{Topic: t.Name, Partition: Event{ID: place}.Partition(int(t.Partitions)), Key: strconv.AppendUint(nil, id, 10)}
 	if e.Right {
 		r.Value = fmt.Appendf(nil, `{"n":%d,"at":%d,"text":%q%s}`, e.N, e.At.UnixMilli(), e.Text(), user)
 	} else {

@@ -25,8 +25,11 @@ const (
 )
 
 // joinJob is a pipeline with two sources. Duplicates of the left one are dropped by another key than the join's, so that dedup takes its batches
-// apart; the right one's are rows like any other.
-type joinJob struct{ feed *JoinFeed }
+// apart; the right one's are rows like any other, or dropped by the join's key.
+type joinJob struct {
+	feed *JoinFeed
+	kind joinKind
+}
 
 func (*joinJob) Stages() []string { return []string{Ingestor, Dedup, Join, Sink} }
 
@@ -38,14 +41,13 @@ func (*joinJob) Columns() string {
 		right_partition Int32 DEFAULT -1, right_offset Int64 DEFAULT -1`
 }
 
-func (*joinJob) Spec(kafka, clickhouse string) string {
+func (j *joinJob) Spec(kafka, clickhouse string) string {
 	return fmt.Sprintf(`
 id: %[1]s
 sources:
   orders: {kafka: {brokers: ["%[2]s"], topic: orders}, time: at, dedup: {key: [id], window: 24h}}
-  users: {kafka: {brokers: ["%[2]s"], topic: users}, time: at}
-join: {left: orders, right: users, on: [{left: user, right: name}], kind: INTERVAL, type: LEFT,
-  window: %[4]s, grace: %[5]s, idle: %[6]s, memory: %[7]d}
+  users: {kafka: {brokers: ["%[2]s"], topic: users}, time: at%[5]s}
+join: {left: orders, right: users, on: [{left: user, right: name}], %[4]s}
 columns:
 - {name: id, from: orders.id}
 - {name: n, from: orders.n}
@@ -61,7 +63,7 @@ columns:
 - {name: right_offset, from: users.$offset}
 sink: {clickhouse: {addr: ["%[3]s"], table: events}}
 batch: {max_delay: 100ms}
-`, pipeline, kafka, clickhouse, seconds(joinWindow), seconds(joinGrace), seconds(joinIdle), joinMemory)
+`, pipeline, kafka, clickhouse, j.kind.join(), j.kind.rightDedup())
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d.Seconds())) }
@@ -80,6 +82,6 @@ func (j *joinJob) Last() (out []Record) {
 	return out
 }
 
-func (*joinJob) Truth(ctx context.Context, kafka string, sent uint64) (Truth, error) {
-	return readSides(ctx, kafka, sent)
+func (j *joinJob) Truth(ctx context.Context, kafka string, sent uint64) (Truth, error) {
+	return readSides(ctx, j.kind, kafka, sent)
 }

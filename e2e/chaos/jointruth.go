@@ -20,19 +20,20 @@ func (p Pair) String() string {
 
 // Sides is what the topics of a joinJob hold: the only thing that the table is compared with.
 type Sides struct {
+	kind  joinKind
 	kafka string
 	twice uint64 // records that Kafka holds twice, from a producer's retry
 
-	left, right map[Place]JoinEvent // of the left ones the first copies
+	left, right map[Place]JoinEvent // of those that are deduplicated the first copies
 	want        map[Pair]struct{}
 	counts      Counts
 }
 
 // readSides reads the topics. sent is how many records were handed over and acknowledged.
-func readSides(ctx context.Context, kafka string, sent uint64) (*Sides, error) {
-	s := &Sides{kafka: kafka, left: map[Place]JoinEvent{}, right: map[Place]JoinEvent{}}
+func readSides(ctx context.Context, kind joinKind, kafka string, sent uint64) (*Sides, error) {
+	s := &Sides{kind: kind, kafka: kafka, left: map[Place]JoinEvent{}, right: map[Place]JoinEvent{}}
 	acked := newAcknowledged(sent)
-	known := map[uint64]bool{}
+	known, users := map[uint64]bool{}, map[uint64]bool{}
 	for _, t := range []Topic{leftTopic, rightTopic} {
 		err := each(ctx, kafka, t.Name, func(value []byte, p Place) error {
 			e, err := parseJoinEvent(t == rightTopic, value)
@@ -42,7 +43,10 @@ func readSides(ctx context.Context, kafka string, sent uint64) (*Sides, error) {
 			acked.add(e.N)
 			s.counts.RecordsIn++
 			switch {
+			case e.Right && kind.Both && users[e.User]:
+				s.counts.Duplicates++
 			case e.Right:
+				users[e.User] = e.User > 0
 				s.right[p] = e
 			case known[e.ID]:
 				s.counts.Duplicates++
@@ -61,8 +65,8 @@ func readSides(ctx context.Context, kafka string, sent uint64) (*Sides, error) {
 	return s, acked.whole()
 }
 
-// match finds what belongs together: every left row with every right row of its key that is no further than the window from it,
-// and alone if there is none.
+// match finds what belongs together: every left row with those right rows of its key that the kind of join gives it, and alone if there is
+// none and the join is a LEFT one.
 func (s *Sides) match() {
 	s.want = map[Pair]struct{}{}
 	byUser := map[uint64][]Place{}
@@ -74,20 +78,25 @@ func (s *Sides) match() {
 	met := map[Place]bool{}
 	for p, l := range s.left {
 		alone := true
-		for _, q := range byUser[l.User] { // none for no key
-			if l.At.Sub(s.right[q].At).Abs() <= joinWindow {
-				s.want[Pair{p, q}] = struct{}{}
-				met[q], alone = true, false
-			}
+		for _, q := range s.kind.partners(l, byUser[l.User], func(q Place) JoinEvent { return s.right[q] }) { // none for no key
+			s.want[Pair{p, q}] = struct{}{}
+			met[q], alone = true, false
 		}
-		if alone {
+		switch {
+		case !alone:
+			s.counts.Matched++
+		case s.kind.Inner:
+			s.counts.Dropped++
+		default:
 			s.want[Pair{p, nowhere}] = struct{}{}
 			s.counts.Unmatched++
-		} else {
-			s.counts.Matched++
 		}
 	}
-	s.counts.Dropped = uint64(len(s.right) - len(met))
+	for p, r := range s.right { // of a LOOKUP's right rows only those without a key are dropped
+		if r.User == 0 || !s.kind.Lookup && !met[p] {
+			s.counts.Dropped++
+		}
+	}
 	s.counts.RowsOut = uint64(len(s.want))
 }
 
@@ -96,8 +105,8 @@ func (s *Sides) Counts() Counts { return s.counts }
 
 // Records is what there is to say of them.
 func (s *Sides) Records() string {
-	return fmt.Sprintf("records %d (%d twice by the producer's retries), left %d of which %d matched, right %d of which %d met nobody, rows that must be %d",
-		s.counts.RecordsIn, s.twice, len(s.left), s.counts.Matched, len(s.right), s.counts.Dropped, len(s.want))
+	return fmt.Sprintf("%v: records %d (%d twice by the producer's retries), left %d of which %d matched, right %d, %d dropped for meeting nobody, rows that must be %d",
+		s.kind, s.counts.RecordsIn, s.twice, len(s.left), s.counts.Matched, len(s.right), s.counts.Dropped, len(s.want))
 }
 
 // sightings returns the records that belong to some left events: their copies, and the right ones with their keys.

@@ -135,7 +135,7 @@ func TestJoinEvents(t *testing.T) {
 	require.Greater(t, c.Unmatched, c.Matched/10)
 	require.Greater(t, c.Dropped, uint64(1000))
 	require.Greater(t, c.RowsOut-c.Unmatched, c.Matched*5/4, "several each")
-	last := (&joinJob{feed}).Last()
+	last := (&joinJob{feed: feed}).Last()
 	require.Len(t, last, int(leftTopic.Partitions+rightTopic.Partitions))
 	for _, r := range last {
 		e, err := parseJoinEvent(r.Topic == rightTopic.Name, r.Value)
@@ -181,4 +181,38 @@ func originsOf(pairs ...Pair) (out []byte) {
 		})
 	}
 	return out
+}
+
+// The definition of each kind of join, by one left row and the right ones of its key.
+func TestPartners(t *testing.T) {
+	at := map[Place]JoinEvent{}
+	var rights []Place
+	for i, d := range []time.Duration{-joinWindow - 1, -joinWindow, -5 * time.Second, -time.Second, -time.Second, 3 * time.Second, 3 * time.Second, joinWait, joinWindow, joinWindow + 1} {
+		p := Place{0, int64(i)}
+		at[p] = JoinEvent{Right: true, At: epoch.Add(d)}
+		rights = append(rights, p)
+	}
+	of := func(k joinKind, rights []Place) (offsets []int64) {
+		for _, p := range k.partners(JoinEvent{At: epoch}, rights, func(p Place) JoinEvent { return at[p] }) {
+			offsets = append(offsets, p.Offset)
+		}
+		return offsets
+	}
+	lookup := joinKind{Lookup: true}
+	require.Equal(t, []int64{1, 2, 3, 4, 5, 6, 7, 8}, of(joinKind{}, rights))
+	require.Equal(t, []int64{4}, of(lookup, rights))
+	require.Equal(t, []int64{1}, of(lookup, rights[:2]))
+	require.Equal(t, []int64{6}, of(lookup, rights[5:]))
+	require.Equal(t, []int64{7}, of(lookup, rights[7:]))
+	require.Empty(t, of(lookup, rights[8:]))
+	require.Empty(t, of(lookup, rights[:1]))
+
+	k, err := kindOf("lookup", "", "true", 5)
+	require.NoError(t, err)
+	require.Equal(t, joinKind{Lookup: true, Both: true}, k)
+	k, err = kindOf("", "", "", 3)
+	require.NoError(t, err)
+	require.Equal(t, joinKind{Lookup: true, Inner: true}, k)
+	_, err = kindOf("", "OUTER", "", 3)
+	require.ErrorContains(t, err, `-type "OUTER": want LEFT or INNER`)
 }

@@ -33,6 +33,9 @@ type Config struct {
 func main() {
 	var c Config
 	name := flag.String("pipeline", JobDedup, "pipeline to test: "+JobDedup+" or "+JobJoin)
+	kind := flag.String("kind", "", "of the join: INTERVAL or LOOKUP; by the seed if not given")
+	typ := flag.String("type", "", "of the join: LEFT or INNER; by the seed if not given")
+	both := flag.String("both", "", "true or false: drop duplicates of the join's right side, too; by the seed if not given")
 	flag.IntVar(&c.Faults, "faults", 60, "number of faults")
 	flag.Uint64Var(&c.Seed, "seed", 0, "seed of schedule and events; 0: a random one")
 	flag.IntVar(&c.Rate, "rate", 2500, "events a second")
@@ -48,8 +51,11 @@ func main() {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64N(1_000_000) + 1
 	}
-	var err error
-	if c.Job, err = newJob(*name, c.Seed, c.Rate); err != nil {
+	join, err := kindOf(*kind, *typ, *both, c.Seed)
+	if err == nil {
+		c.Job, err = newJob(*name, join, c.Seed, c.Rate)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(2)
 	}

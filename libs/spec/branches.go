@@ -105,14 +105,21 @@ const (
 )
 
 // Heartbeat is how long a lane may go without hearing that the event time of a partition has moved. It is a tenth of what a row
-// waits in any case, so that it adds little to that.
+// waits in any case, so that it adds little to that. Where batches are taken apart, each lane of dedup passes on to each lane of the join what it
+// hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
 func Heartbeat(p *controlv1.Pipeline) time.Duration {
 	join := p.GetJoin()
 	waits := join.GetGrace().AsDuration()
 	if join.GetKind() != controlv1.Join_LOOKUP {
 		waits += join.GetWindow().AsDuration()
 	}
-	return min(max(waits/10, minHeartbeat), maxHeartbeat)
+	most := maxHeartbeat
+	for _, b := range Branches(p) {
+		if b.Relane {
+			most = max(most, maxHeartbeat*time.Duration(p.GetLanes())/DefaultLanes)
+		}
+	}
+	return min(max(waits/10, minHeartbeat), most)
 }
 
 // Idle is how long a partition without new events holds the watermark back.

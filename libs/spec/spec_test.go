@@ -272,6 +272,13 @@ func TestTimesOfJoin(t *testing.T) {
 		require.Equal(t, c.heartbeat, spec.Heartbeat(p), "%+v", c)
 		require.Equal(t, c.idle, spec.Idle(p), "%+v", c)
 	}
+	// The orders' dedup key is not their join key: each of many lanes says it to all.
+	p.Lanes, p.Join.Kind, p.Join.Window, p.Join.Grace = 16, controlv1.Join_INTERVAL, durationpb.New(time.Hour), durationpb.New(0)
+	require.Equal(t, 4*time.Second, spec.Heartbeat(p))
+	p.Join.Window = durationpb.New(20 * time.Second)
+	require.Equal(t, 2*time.Second, spec.Heartbeat(p), "a tenth of what a row waits is enough")
+	p.Sources["orders"].Dedup = nil
+	require.Equal(t, time.Second, spec.Heartbeat(p))
 }
 
 func TestMetadata(t *testing.T) {
