@@ -112,7 +112,7 @@ func TestRules(t *testing.T) {
 
 var (
 	quoted     = regexp.MustCompile(`"[^"]*"`)
-	metricName = regexp.MustCompile(`\b(?:sluice|process|go)_[a-z0-9_]+\b`)
+	metricName = regexp.MustCompile(`\b(?:sluice|process|go|rpc_server)_[a-z0-9_]+\b`)
 	labelNames = regexp.MustCompile(`\bby \(([^)]*)\)`)
 )
 
@@ -198,7 +198,11 @@ lanes: 2
 	for _, want := range []string{
 		`sluice_ingest_records_total{pipeline="events"} 23`, `sluice_ingest_tombstones_total{pipeline="events"} 1`,
 		`sluice_ingest_dead_letters_total{pipeline="events",reason="missing_key"} 1`,
-		`sluice_ingest_dead_letters_total{pipeline="events",reason="invalid_json"} 1`, `sluice_dedup_duplicates_total 10`,
+		`sluice_ingest_dead_letters_total{pipeline="events",reason="invalid_json"} 1`, `sluice_dedup_duplicates_total{pipeline="events"} 10`,
+		`sluice_join_joined_total{pipeline="joined"} 20`, `sluice_join_matched_total{pipeline="joined"} 20`, `sluice_join_late_total{pipeline="joined"} 0`,
+		`sluice_join_dead_letters_total{pipeline="joined",reason="late"} 0`, `sluice_control_pipelines{state="running"} 2`,
+		`sluice_control_pipelines{state="deleting"} 0`,
+
 		`sluice_sink_rows_total{pipeline="events"} 10`, `sluice_unit_waiting{lane="0",pipeline="events",stage="sink"} 0`,
 		`sluice_partition_lag{partition="1",pipeline="events",stage="ingest"} 0`,
 		`sluice_sink_insert_failures_total{class="ambiguous",pipeline="events"} 0`,
@@ -206,6 +210,9 @@ lanes: 2
 		require.Contains(t, body, want+"\n")
 	}
 	// Each event that passed was in a batch of which the latency was taken.
+	require.Regexp(t, `rpc_server_call_duration_seconds_count\{rpc_method="sluice.control.v1.PipelineService/Create",rpc_response_status_code="OK",rpc_system_name="grpc"\} [1-9]`, body)
+	require.Regexp(t, `sluice_control_rounds_total\{outcome="well"\} [1-9]`, body)
+	require.Regexp(t, `sluice_build_info\{goversion="go[^"]+",service="standalone",version="[^"]+"\} 1`, body)
 	require.Regexp(t, `sluice_latency_seconds_count\{pipeline="events"\} [1-9]`, body)
 	require.NotContains(t, body, "slow consumer")
 	require.NotContains(t, standalone.Log(), "level=WARN")

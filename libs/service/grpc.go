@@ -23,11 +23,11 @@ import (
 // maxMessage bounds a request. Specs and dead letters of some megabytes must pass.
 const maxMessage = 16 << 20
 
-func newServer(log *slog.Logger, stages *stageServer, h *health.Server) *grpc.Server {
+func newServer(log *slog.Logger, stages *stageServer, h *health.Server, c *calls) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
-		grpc.ChainUnaryInterceptor(unaryErrors(log)),
-		grpc.ChainStreamInterceptor(streamErrors(log)),
+		grpc.ChainUnaryInterceptor(c.unary, unaryErrors(log)),
+		grpc.ChainStreamInterceptor(c.stream, streamErrors(log)),
 	)
 	stagev1.RegisterStageServiceServer(s, stages)
 	grpc_health_v1.RegisterHealthServer(s, h)

@@ -133,8 +133,12 @@ func (p *process) run(ctx context.Context) (err error) {
 	if js, err = measure(js, shell); err != nil {
 		return err
 	}
+	calls, err := newCalls(shell)
+	if err != nil {
+		return err
+	}
 	healthS := health.NewServer()
-	grpcS := newServer(p.log, p.stages, healthS)
+	grpcS := newServer(p.log, p.stages, healthS, calls)
 	for _, d := range p.defs {
 		l := &late{name: d.Name}
 		for _, desc := range d.GRPC {

@@ -65,6 +65,8 @@ type Service struct {
 	kafka    *clusters
 	locks    locks
 	lags     lags
+	metrics  *metrics
+	failing  failing
 }
 
 // Build waits for NATS and makes the service; it has the shape that service.Main wants.
@@ -73,18 +75,23 @@ func Build(ctx context.Context, d service.Deps) (service.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return New(d, r, Config{}), nil
+	return New(d, r, Config{})
 }
 
 // New makes the service. What it opens is closed at the end of Run.
-func New(d service.Deps, r *registry.Registry, config Config) *Service {
+func New(d service.Deps, r *registry.Registry, config Config) (*Service, error) {
+	m, err := newMetrics(d.Meter)
+	if err != nil {
+		return nil, err
+	}
 	return &Service{
 		config:   config.withDefaults(),
 		js:       d.JS,
 		registry: r,
 		log:      d.Log,
 		kafka:    newClusters("sluice-control-" + d.Instance),
-	}
+		metrics:  m,
+	}, nil
 }
 
 // Run looks after the pipelines until ctx ends: it finishes deletions that were begun and makes

@@ -93,7 +93,7 @@ func serve(t *testing.T, natsURL string, config control.Config, logs *syncBuffer
 			if err != nil {
 				return nil, err
 			}
-			return control.New(d, r, config), nil
+			return control.New(d, r, config)
 		},
 	}
 	go func() { ended <- service.Run(ctx, settings, options, definition) }()

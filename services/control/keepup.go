@@ -42,7 +42,12 @@ func (s *Service) keepUp(ctx context.Context) error {
 				clear(kept)
 				s.kafka.sweep(time.Now())
 			}
-			if s.look(ctx, picture, kept) {
+			s.metrics.picture(picture)
+			well := s.look(ctx, picture, kept)
+			if ctx.Err() == nil {
+				s.metrics.round(ctx, well)
+			}
+			if well {
 				next.Reset(s.config.CheckEvery)
 			} else {
 				next.Reset(retryAfter)
@@ -61,9 +66,7 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			// One that waits for units that do not answer must not hold up the others.
 			deletions.Go(func() error {
 				err := s.finishDelete(ctx, rec)
-				if err != nil && ctx.Err() == nil {
-					s.log.Warn("deletion is not finished; trying again", "pipeline", id, "error", err)
-				}
+				s.tell(ctx, id, "deletion is not finished; trying again", err)
 				return err
 			})
 			continue
@@ -71,11 +74,10 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 		if kept[rec.Uid] == rec.Generation {
 			continue
 		}
-		if err := s.complete(ctx, id, rec.Uid); err != nil {
+		err := s.complete(ctx, id, rec.Uid)
+		s.tell(ctx, id, "streams and bucket cannot be looked after; trying again", err)
+		if err != nil {
 			well = false
-			if ctx.Err() == nil {
-				s.log.Warn("streams and bucket cannot be looked after; trying again", "pipeline", id, "error", err)
-			}
 			continue
 		}
 		kept[rec.Uid] = rec.Generation

@@ -92,7 +92,7 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 	}
 	stages := spec.Stages(p)
 	var late uint64
-	seen := d.receipts(p, index, log)
+	seen, of := d.receipts(p, index, log), of(p.GetId())
 	return fold.Run(ctx, c, fold.Options{
 		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
@@ -102,14 +102,14 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 		Interval:  interval,
 		Tracer:    d.deps.Tracer,
 		Stepped: func(ctx context.Context, s fold.Step) {
-			d.metrics.batch(ctx, s, c.late()-late)
+			d.metrics.batch(ctx, s, c.late()-late, of)
 			late = c.late()
 			if seen != nil {
 				seen.Add(s.Input)
 			}
 		},
 		Saved: func(ctx context.Context, took time.Duration) {
-			d.metrics.checkpoint(ctx, took)
+			d.metrics.checkpoint(ctx, took, of)
 			if seen != nil {
 				seen.Flush()
 			}

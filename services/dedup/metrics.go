@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"sluice/libs/fold"
 )
 
-// metrics are all that the stage counts. There are no labels.
+// metrics are all that the stage counts. The label is the pipeline.
 type metrics struct {
 	rows        metric.Int64Counter
 	duplicates  metric.Int64Counter
@@ -48,14 +49,19 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 	return &out, nil
 }
 
-func (m *metrics) batch(ctx context.Context, s fold.Step, late uint64) {
-	m.rows.Add(ctx, int64(s.After.Records-s.Before.Records))
-	m.duplicates.Add(ctx, int64(s.After.Duplicates-s.Before.Duplicates))
-	m.late.Add(ctx, int64(late))
-	m.bytes.Add(ctx, int64(s.Bytes))
-	m.foldSeconds.Add(ctx, s.Took.Seconds())
+// of returns the label of a pipeline.
+func of(pipeline string) metric.MeasurementOption {
+	return metric.WithAttributeSet(attribute.NewSet(attribute.String("pipeline", pipeline)))
 }
 
-func (m *metrics) checkpoint(ctx context.Context, took time.Duration) {
-	m.checkpoints.Record(ctx, took.Seconds())
+func (m *metrics) batch(ctx context.Context, s fold.Step, late uint64, of metric.MeasurementOption) {
+	m.rows.Add(ctx, int64(s.After.Records-s.Before.Records), of)
+	m.duplicates.Add(ctx, int64(s.After.Duplicates-s.Before.Duplicates), of)
+	m.late.Add(ctx, int64(late), of)
+	m.bytes.Add(ctx, int64(s.Bytes), of)
+	m.foldSeconds.Add(ctx, s.Took.Seconds(), of)
+}
+
+func (m *metrics) checkpoint(ctx context.Context, took time.Duration, of metric.MeasurementOption) {
+	m.checkpoints.Record(ctx, took.Seconds(), of)
 }

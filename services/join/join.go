@@ -111,7 +111,7 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		lane: index, log: log, maxMessage: int(j.deps.NATS.MaxPayload()),
 		disk: func() (state.Disk, error) { return disk.Open(j.dir) },
 	})
-	seen := j.receipts(p, index, log)
+	seen, labels := j.receipts(p, index, log), labelsOf(p.GetId())
 	var letters *deadletters.Writer
 	defer func() {
 		if letters != nil {
@@ -134,13 +134,13 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		},
 		Tracer: j.deps.Tracer,
 		Stepped: func(ctx context.Context, s fold.Step) {
-			j.metrics.step(ctx, s)
+			j.metrics.step(ctx, s, labels)
 			if seen != nil {
 				seen.Add(s.Input)
 			}
 		},
 		Saved: func(ctx context.Context, took time.Duration) {
-			j.metrics.checkpoint(ctx, took)
+			j.metrics.checkpoint(ctx, took, labels)
 			if seen != nil {
 				seen.Flush()
 			}
