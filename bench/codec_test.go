@@ -74,7 +74,7 @@ func BenchmarkCodec(b *testing.B) {
 	unS2 := func(dst, src []byte) ([]byte, error) { return s2.Decode(dst[:cap(dst)], src) }
 	var lz lz4.Compressor
 	for _, s := range shapes() {
-		for _, size := range []int{128 << 10, 512 << 10} {
+		for _, size := range []int{64 << 10, 128 << 10, 256 << 10, 512 << 10} {
 			raw, events := rawColumns(b, s, size)
 			for _, c := range []struct {
 				name   string

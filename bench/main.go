@@ -20,7 +20,8 @@ import (
 type options struct {
 	events, partitions, lanes, rounds int
 	dedup, scaling, keep              bool
-	only, engine, bin, against        string
+	only, engine, bin                 string
+	against                           []string
 	latency                           []int
 	seconds                           int
 }
@@ -44,12 +45,12 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only this shape: 200B or 1.5KB")
 	flag.StringVar(&o.engine, "engine", "MergeTree", "engine of the table: MergeTree or Null (what ClickHouse itself costs left out)")
 	flag.StringVar(&o.bin, "bin", "bin", "directory of the binaries")
-	flag.StringVar(&o.against, "against", "", "directory of other binaries, which are measured too, by turns")
+	against := flag.String("against", "", "directories of other binaries, separated by commas, which are measured too, by turns")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directory with the logs")
 	rates := flag.String("latency", "", "measure latency instead, at these rates: events a second, separated by commas")
 	flag.IntVar(&o.seconds, "seconds", 20, "how long each rate is held")
 	flag.Parse()
-	if err := o.parse(*rates); err != nil {
+	if err := o.parse(*rates, *against); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(2)
 	}
@@ -61,16 +62,19 @@ func main() {
 	}
 }
 
-func (o *options) parse(rates string) error {
-	for _, dir := range []*string{&o.bin, &o.against} {
-		if *dir == "" {
+func (o *options) parse(rates, against string) (err error) {
+	if o.bin, err = filepath.Abs(o.bin); err != nil {
+		return err
+	}
+	for dir := range strings.SplitSeq(against, ",") {
+		if dir == "" {
 			continue
 		}
-		abs, err := filepath.Abs(*dir)
+		abs, err := filepath.Abs(dir)
 		if err != nil {
 			return err
 		}
-		*dir = abs
+		o.against = append(o.against, abs)
 	}
 	for text := range strings.SplitSeq(rates, ",") {
 		if text == "" {
@@ -96,8 +100,8 @@ func (o *options) setups() []setup {
 		return out
 	}
 	out := []setup{{filepath.Base(o.bin), o.bin, o.lanes, 1}}
-	if o.against != "" {
-		out = append(out, setup{filepath.Base(o.against), o.against, o.lanes, 1})
+	for _, dir := range o.against {
+		out = append(out, setup{filepath.Base(dir), dir, o.lanes, 1})
 	}
 	return out
 }
