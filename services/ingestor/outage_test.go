@@ -164,12 +164,12 @@ func TestFullLogNeverSticks(t *testing.T) {
 			case <-time.After(2 * time.Millisecond):
 			}
 		})
-		require.Eventually(t, func() bool { return c.count() > each/2 }, 30*time.Second, time.Millisecond, "stuck with events of %d bytes", size)
+		getsThere(t, func() (bool, uint64) { n := c.count(); return n > each/2, uint64(n) })
 		first.crash(t)
 		w.start("second")
 		tally := w.settled()
 		require.Equal(t, batch.Tally{Records: uint64(2*each + 2), Rows: uint64(2*each + 2)}, tally, "events of %d bytes", size)
-		require.Eventually(t, func() bool { return c.count() == 2*each+2 }, 30*time.Second, 5*time.Millisecond)
+		getsThere(t, func() (bool, uint64) { n := c.count(); return n == 2*each+2, uint64(n) })
 		stop()
 		for p, offsets := range c.seen {
 			for offset, n := range offsets {
