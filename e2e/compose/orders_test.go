@@ -64,10 +64,10 @@ func (o *orders) flow(t *testing.T) (pause func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			o.write(10)
+			o.write(50)
 			select {
 			case <-done:
 				return
