@@ -162,6 +162,18 @@ func (t *Taken) Ahead(o *Taken) (out []Ahead) {
 	return out
 }
 
+// Next is the offset behind the rows taken of a partition of an incarnation of its topic, whatever the writer; without a join.
+func (t *Taken) Next(partition int32, topicID []byte) (next int64) {
+	for key, list := range t.partitions {
+		for _, in := range list {
+			if key.partition == partition && in.topicID == [16]byte(pad(topicID)) {
+				next = max(next, in.next)
+			}
+		}
+	}
+	return next
+}
+
 // Clone returns a copy.
 func (t *Taken) Clone() *Taken {
 	c := &Taken{partitions: make(map[partitionOf][]incarnation, len(t.partitions))}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -31,21 +32,30 @@ var ErrCannotTell = errors.New("whether a block is in this table cannot be told"
 // For MergeTree and ReplacingMergeTree; else ErrCannotTell. Of a replicated or shared table nothing is ever missing: it
 // keeps tokens and parts in one transaction, so it is not looked at.
 func (n *Inserter) Missing(ctx context.Context, i Insert) ([]int, error) {
-	rows, err := n.missing(ctx, i)
+	rows, err := n.missing(ctx, i, false)
 	if err != nil {
 		return nil, fmt.Errorf("look whether a block is in %s: %w", i.Table, err)
 	}
 	return rows, nil
 }
 
-func (n *Inserter) missing(ctx context.Context, i Insert) ([]int, error) {
+// Absent is Missing for a block of which nobody knows whether it was sent: it looks in replicated and shared tables, too.
+func (n *Inserter) Absent(ctx context.Context, i Insert) ([]int, error) {
+	rows, err := n.missing(ctx, i, true)
+	if err != nil {
+		return nil, fmt.Errorf("look which rows of a block are in %s: %w", i.Table, err)
+	}
+	return rows, nil
+}
+
+func (n *Inserter) missing(ctx context.Context, i Insert, always bool) ([]int, error) {
 	engine, sorting, err := n.sortingKey(ctx, i.Table)
 	switch {
 	case err != nil:
 		return nil, err
-	case strings.HasPrefix(engine, "Replicated"), strings.HasPrefix(engine, "Shared"):
+	case !always && (strings.HasPrefix(engine, "Replicated") || strings.HasPrefix(engine, "Shared")):
 		return nil, nil
-	case engine != "MergeTree" && engine != "ReplacingMergeTree":
+	case !slices.Contains([]string{"MergeTree", "ReplacingMergeTree"}, strings.TrimPrefix(strings.TrimPrefix(engine, "Replicated"), "Shared")):
 		return nil, fmt.Errorf("%w: its engine is %s", ErrCannotTell, engine)
 	}
 	n.Close() // the temporary table ends with the session, and so does what an error leaves

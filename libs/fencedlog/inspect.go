@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -88,4 +89,28 @@ func Settled(ctx context.Context, js jetstream.JetStream, l Log, writer string) 
 		return nil, fmt.Errorf("read the fence of %s in %s: %w", writer, l.Stream(), err)
 	}
 	return msg.Data, nil
+}
+
+// Fences returns the bodies of all writers' last fences.
+func Fences(ctx context.Context, js jetstream.JetStream, l Log) (map[string][]byte, error) {
+	stream, err := js.Stream(ctx, l.Stream())
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", l.Stream(), err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.fenceFilter()))
+	if err != nil {
+		return nil, fmt.Errorf("list the fences of %s: %w", l.Stream(), err)
+	}
+	out := make(map[string][]byte, len(info.State.Subjects))
+	for subject := range info.State.Subjects {
+		msg, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", subject, err)
+		}
+		out[strings.TrimPrefix(subject, l.fence(""))] = msg.Data
+	}
+	return out, nil
 }

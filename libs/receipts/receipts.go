@@ -141,3 +141,37 @@ func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int
 		}
 	}
 }
+
+// Last returns the last receipt of a block of the sink of a lane; an empty one when there is none.
+func Last(ctx context.Context, js jetstream.JetStream, pipeline string, lane int) (*eventv1.Receipt, error) {
+	stream, err := js.Stream(ctx, Stream(pipeline))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil //nolint:nilnil // an empty message
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", Stream(pipeline), err)
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, subject(pipeline, lane))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil //nolint:nilnil // an empty message
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", Stream(pipeline), err)
+	}
+	last := &eventv1.Receipt{}
+	if err := proto.Unmarshal(msg.Data, last); err != nil {
+		return nil, fmt.Errorf("read %s: sequence %d: %w", Stream(pipeline), msg.Sequence, err)
+	}
+	if last.GetStage() == "" {
+		return last, nil
+	}
+	// A stage before the sink has said something since.
+	var found *eventv1.Receipt
+	err = Each(ctx, js, pipeline, lane, func(r *eventv1.Receipt, _ uint64) bool {
+		if r.GetStage() == "" {
+			found = r
+		}
+		return true
+	})
+	return found, err
+}

@@ -15,6 +15,8 @@ import (
 type bounds struct {
 	id            topicID
 	earliest, end int64
+	// committed is what the group has committed; 0: nothing, or it cannot be told.
+	committed int64
 }
 
 // claim becomes the writer of one partition, of so many that the topic has.
@@ -53,6 +55,17 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		at.end = ends[number]
 	}
 	dirty := pos.fresh
+	if pos.wentBack(topic, number, at, time.Now()) {
+		s.service.log.Error("the ingest log had been further", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
+		// Before anything is read, and before the group's offset goes back: what was read before may be in the table.
+		body, err := pos.body(topic, number)
+		if err != nil {
+			return nil, err
+		}
+		if err := writer.Settle(ctx, body); err != nil {
+			return nil, err
+		}
+	}
 	if pos.fit(topic, number, at.earliest, at.end, time.Now()) {
 		s.service.log.Error("records are missing in Kafka", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
 		// Before anything is read: what the logs said so far no longer fits the offsets.

@@ -57,6 +57,7 @@ func parseToken(text string) (id topicID, next int64, rewinds uint32, err error)
 
 // position is where a partition's writer stands.
 type position struct {
+	seen       int64 // how far it had been read before the log went back; 0: never
 	id         topicID
 	next       int64       // everything before it is in all lanes and in the dead-letter log
 	tally      batch.Tally // counted up to next
@@ -98,6 +99,7 @@ func recoverPosition(id topicID, first int64, lanes int, log fencedlog.Recovered
 		if bytes.Equal(settled.GetTopicId(), id[:]) {
 			pos.next, pos.fresh = settled.GetNextOffset(), false
 			pos.lastRecord = settled.GetLastRecordMs()
+			pos.seen = settled.GetSeenOffset()
 			pos.rewinds, pos.rewoundTo = settled.GetRewinds(), settled.GetRewoundTo()
 		}
 	}
@@ -172,13 +174,25 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 	return false
 }
 
+// wentBack notes that the log had been further than it is: an offset is committed only once a fence says it. It tells whether that is new.
+func (p *position) wentBack(topic string, partition int32, at bounds, now time.Time) bool {
+	if p.fresh || at.committed <= max(p.next, p.seen) || at.committed > at.end {
+		return false
+	}
+	p.seen = at.committed
+	p.loss.text = fmt.Sprintf("the ingest log lost its tail: partition %d of %s had been read up to offset %d, and the log has it up to %d; it is read again from there",
+		partition, topic, p.seen-1, p.next-1)
+	p.loss.ms = now.UnixMilli()
+	return true
+}
+
 // body is the position as the fence carries it.
 func (p position) body(topic string, partition int32) ([]byte, error) {
 	body := &eventv1.IngestPosition{
 		Topic: topic, TopicId: p.id[:], Partition: partition, NextOffset: p.next, Tally: p.tally.Proto(),
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
-		LastRecordMs: p.lastRecord,
+		LastRecordMs: p.lastRecord, SeenOffset: p.seen,
 	}
 	if p.hasMax {
 		body.MaxEventMs = &p.maxEvent

@@ -2,6 +2,7 @@ package ingestor
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -78,4 +79,21 @@ func TestFirstOffset(t *testing.T) {
 	require.Equal(t, int64(5), firstOffset(rec, "", id, 1, 5), "a partition added later")
 	require.Equal(t, int64(5), firstOffset(rec, "", topicID{4}, 0, 5), "the topic was made anew")
 	require.Equal(t, int64(5), firstOffset(&controlv1.PipelineRecord{}, "", id, 0, 5), "EARLIEST")
+}
+
+// TestTheLogWentBack: Kafka's group remembers an offset that no fence says any more.
+func TestTheLogWentBack(t *testing.T) {
+	pos := position{next: 10}
+	require.False(t, pos.wentBack("t", 0, bounds{committed: 10, end: 100}, time.Now()))
+	require.False(t, pos.wentBack("t", 0, bounds{committed: 60, end: 50}, time.Now()), "Kafka itself lost its end")
+	require.True(t, pos.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()))
+	require.Contains(t, pos.loss.text, "had been read up to offset 59, and the log has it up to 9")
+	require.False(t, pos.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "once")
+	body, err := pos.body("t", 0)
+	require.NoError(t, err)
+	again, err := recoverPosition(topicID{}, 0, 1, fencedlog.Recovered{Body: body}, "")
+	require.NoError(t, err)
+	require.EqualValues(t, 60, again.seen)
+	fresh := position{fresh: true}
+	require.False(t, fresh.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "another pipeline's")
 }

@@ -91,10 +91,17 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 		if err != nil {
 			return err
 		}
+		committed, err := s.cluster.CommittedOffsets(ctx, s.branch.Spec.GetKafka().GetGroup(), topic)
+		if err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			s.service.log.Warn("the offsets that the group has committed cannot be read: that the log had been further would not be noticed", "topic", topic, "error", err)
+		}
 		opening, ctx := errgroup.WithContext(ctx)
 		for _, number := range numbers {
 			opening.Go(func() error {
-				c, err := s.claim(ctx, topic, number, len(ends), bounds{info.ID, earliest[number], ends[number]})
+				c, err := s.claim(ctx, topic, number, len(ends), bounds{info.ID, earliest[number], ends[number], committed[number]})
 				if err != nil {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}

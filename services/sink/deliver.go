@@ -51,6 +51,9 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 		// Durable step 3, if the table refuses rows: how the block is taken apart, before it is: sending.decide. A crash
 		// after this takes it apart the same way.
 		// Durable step 4, if so: the dead letters. A crash after this finds them in their log.
+		if l.suspicion != nil {
+			l.suspicion.begin()
+		}
 		for _, g := range s.groups {
 			if err := s.group(g); err != nil {
 				return err
@@ -62,6 +65,7 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 		if s.refused > 0 {
 			l.letters.close()
 		}
+		l.settleSuspicion(&s, b.plan.First)
 		l.tally.Records += uint64(b.rows.count)
 		l.tally.Rows += uint64(b.rows.count) - s.refused
 		l.tally.DeadLetters += s.refused

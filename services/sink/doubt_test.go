@@ -19,6 +19,10 @@ func (f *faults) Missing(ctx context.Context, i clickhouse.Insert) ([]int, error
 	return f.inserter.Missing(ctx, i)
 }
 
+func (f *faults) Absent(ctx context.Context, i clickhouse.Insert) ([]int, error) {
+	return f.inserter.Absent(ctx, i)
+}
+
 // forgetful is a table whose server is killed some times when it has noted the token of a block and not yet the rows.
 type forgetful struct {
 	inserter

@@ -45,6 +45,7 @@ type unit interface {
 type inserter interface {
 	Insert(context.Context, clickhouse.Insert) error
 	Missing(context.Context, clickhouse.Insert) ([]int, error)
+	Absent(context.Context, clickhouse.Insert) ([]int, error)
 	Close()
 }
 
@@ -86,6 +87,8 @@ type lane struct {
 	marks  []*eventv1.Mark // never changed in place
 	epoch  uint32          // fixed by take
 	healed *eventv1.Healing
+	// suspicion is why rows that come next may be in the table; nil: they are not.
+	suspicion *suspicion
 }
 
 // run works until ctx ends or something fails that only a new start can mend.
@@ -130,6 +133,9 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	if err := l.verify(ctx); err != nil {
+		return err
+	}
+	if err := l.suspect(ctx); err != nil {
 		return err
 	}
 	if p := l.pos.stored.GetPending(); p != nil {

@@ -152,6 +152,11 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		Settings: s.lane.sink().GetSettings(), Guard: s.guard,
 	}
 	doubt := doubt{sending: s, group: g, from: r.From, token: what.Token, open: s.repeated}
+	if s.lane.suspicion != nil {
+		if done, err := s.sift(g, r, &what, &doubt); done || err != nil {
+			return nil, err
+		}
+	}
 	waited := false
 	defer func() {
 		if waited && err == nil {

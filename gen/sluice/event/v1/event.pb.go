@@ -707,8 +707,11 @@ type IngestPosition struct {
 	LastLoss   string `protobuf:"bytes,8,opt,name=last_loss,json=lastLoss,proto3" json:"last_loss,omitempty"`
 	LastLossMs int64  `protobuf:"varint,9,opt,name=last_loss_ms,json=lastLossMs,proto3" json:"last_loss_ms,omitempty"`
 	// With a join: largest event time up to next_offset, and when the last record before it was read; both in milliseconds since 1970.
-	MaxEventMs    *int64 `protobuf:"varint,11,opt,name=max_event_ms,json=maxEventMs,proto3,oneof" json:"max_event_ms,omitempty"`
-	LastRecordMs  int64  `protobuf:"varint,12,opt,name=last_record_ms,json=lastRecordMs,proto3" json:"last_record_ms,omitempty"`
+	MaxEventMs   *int64 `protobuf:"varint,11,opt,name=max_event_ms,json=maxEventMs,proto3,oneof" json:"max_event_ms,omitempty"`
+	LastRecordMs int64  `protobuf:"varint,12,opt,name=last_record_ms,json=lastRecordMs,proto3" json:"last_record_ms,omitempty"`
+	// How far the partition had been read before the log went back to an earlier copy, as Kafka's group of the pipeline remembers: what
+	// lies before it may be in the table already. 0: never.
+	SeenOffset    int64 `protobuf:"varint,13,opt,name=seen_offset,json=seenOffset,proto3" json:"seen_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -823,6 +826,13 @@ func (x *IngestPosition) GetMaxEventMs() int64 {
 func (x *IngestPosition) GetLastRecordMs() int64 {
 	if x != nil {
 		return x.LastRecordMs
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetSeenOffset() int64 {
+	if x != nil {
+		return x.SeenOffset
 	}
 	return 0
 }
@@ -2615,7 +2625,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xa7\x03\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xc8\x03\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -2633,7 +2643,9 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"lastLossMs\x12%\n" +
 	"\fmax_event_ms\x18\v \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12$\n" +
-	"\x0elast_record_ms\x18\f \x01(\x03R\flastRecordMsB\x0f\n" +
+	"\x0elast_record_ms\x18\f \x01(\x03R\flastRecordMs\x12\x1f\n" +
+	"\vseen_offset\x18\r \x01(\x03R\n" +
+	"seenOffsetB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
