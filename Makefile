@@ -80,6 +80,7 @@ deploy-check: ## Check compose.yaml as Compose reads it, and the Nomad jobs as N
 .PHONY: bench
 bench: parts build ## Measure events/s end to end and CPU per event, against the budgets
 	$(GO) run ./bench
+	$(GO) run ./bench -join
 	$(GO) test -run '^$$' -bench Join -benchtime 100x ./services/join
 
 .PHONY: bench-scaling

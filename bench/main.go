@@ -19,7 +19,7 @@ import (
 
 type options struct {
 	events, partitions, lanes, rounds int
-	dedup, scaling, keep              bool
+	dedup, scaling, keep, join        bool
 	only, engine, bin                 string
 	against                           []string
 	latency                           []int
@@ -41,6 +41,7 @@ func main() {
 	flag.IntVar(&o.lanes, "lanes", 4, "lanes of the pipeline")
 	flag.IntVar(&o.rounds, "rounds", 1, "how often each setup is measured, by turns; what is printed is the median")
 	flag.BoolVar(&o.dedup, "dedup", true, "drop duplicates")
+	flag.BoolVar(&o.join, "join", false, "measure joins of two topics instead: n:1 and 1:n, INTERVAL and LOOKUP")
 	flag.BoolVar(&o.scaling, "scaling", false, "measure 1, 2 and 4 lanes and one and two instances of each stage")
 	flag.StringVar(&o.only, "only", "", "only this shape: 200B or 1.5KB")
 	flag.StringVar(&o.engine, "engine", "MergeTree", "engine of the table: MergeTree or Null (what ClickHouse itself costs left out)")
@@ -123,6 +124,9 @@ func run(ctx context.Context, o options) error {
 	defer s.stop()
 	if len(o.latency) > 0 {
 		return latency(ctx, s, o)
+	}
+	if o.join {
+		return joins(ctx, s, o)
 	}
 	return throughput(ctx, s, o)
 }

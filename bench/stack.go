@@ -83,7 +83,7 @@ func (s *stack) side(ctx context.Context, su setup) (*side, error) {
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(3 + 6*su.instances)
+	ports, err := freePorts(3 + 8*su.instances)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (s *stack) side(ctx context.Context, su setup) (*side, error) {
 	if err := run("control", "control", "--nats", d.nats, "--grpc", d.control, "--http", next(), "--name", "control"); err != nil {
 		return nil, err
 	}
-	for _, service := range []string{"ingestor", "dedup", "sink"} {
+	for _, service := range []string{"ingestor", "dedup", "join", "sink"} {
 		for i := range su.instances {
 			if err := run(service, service, "--nats", d.nats, "--grpc", next(), "--http", next(), "--name", fmt.Sprintf("%s-%d", service, i)); err != nil {
 				return nil, err
