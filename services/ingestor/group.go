@@ -28,10 +28,10 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 		log = log.With("source", branch.Source)
 	}
 	s.metrics.expect(rec.GetSpec().GetId())
-	told := "" // an interruption that lasts is one line
+	interrupted, consumer := &seldom{}, &seldom{}
 	for retry := firstRetry; ctx.Err() == nil; {
 		began := time.Now()
-		err := s.consume(ctx, rec, branch)
+		err := s.consume(ctx, rec, branch, consumer)
 		if err != nil && branch.Source != "" {
 			err = fmt.Errorf("source %s: %w", branch.Source, err)
 		}
@@ -39,14 +39,15 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 			return
 		}
 		if time.Since(began) > 30*time.Second {
-			retry, told = firstRetry, ""
+			retry = firstRetry
+			interrupted.over()
+			consumer.over()
 		}
 		if err == nil || errors.Is(err, errTopicChanged) {
 			continue
 		}
-		if err.Error() != told {
-			told = err.Error()
-			log.Warn("reading from Kafka is interrupted; it is tried again until it works", "error", err)
+		if again, tell := interrupted.next(time.Now()); tell {
+			log.Warn("reading from Kafka is interrupted; it is tried again until it works", "error", err, "again", again)
 		}
 		s.board.trouble(ctx, rec, branch.Source, err)
 		s.metrics.failed(ctx, rec.GetSpec().GetId(), err)
@@ -63,7 +64,7 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 func growth(grace time.Duration) time.Duration { return min(max(grace/5, time.Second), 10*time.Second) }
 
 // consume joins the consumer group and reads until ctx ends or something fails.
-func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, branch spec.Branch) error {
+func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, branch spec.Branch, errs *seldom) error {
 	source := branch.Spec.GetKafka()
 	config, err := kafka.Config(source, s.deps.Instance)
 	if err != nil {
@@ -96,7 +97,9 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, br
 	drained.Go(func() {
 		for err := range group.Errors() {
 			last.Store(&err)
-			s.log.Info("kafka consumer", "pipeline", rec.GetSpec().GetId(), "error", err)
+			if again, tell := errs.next(time.Now()); tell {
+				s.log.Info("kafka consumer", "pipeline", rec.GetSpec().GetId(), "error", err, "again", again)
+			}
 		}
 	})
 	defer drained.Wait()

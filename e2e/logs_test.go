@@ -1,0 +1,105 @@
+//go:build unix
+
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/e2e/internal/stack"
+)
+
+// TestLogs counts the lines of all services: while all is well there are none, an outage is told in a few, however often something is tried
+// meanwhile, and a process that is killed costs those of its start.
+func TestLogs(t *testing.T) {
+	const outage = 15 * time.Second // many times the pause between two attempts
+	sluice, addr := filepath.Join(bin(t), "sluice"), stack.FreeAddrs(t, 1)[0]
+	kafka := stack.NewProcess(t, "kafka", sluice, []string{"dev", "kafka", "--listen", addr}, nil)
+	kafka.Start()
+	stack.WaitListen(t, addr)
+	s := stack.Run(t, bin(t))
+	table := stack.OpenSQL(t, s.ClickHouseAddr)
+	table.Exec(`CREATE TABLE events (id UInt32) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000`)
+	producer := stack.NewProducer(t, addr, "events", 2)
+	s.Apply(fmt.Sprintf(`
+id: events
+source: {kafka: {brokers: ["%s"], topic: events}}
+dedup: {key: [id], window: 1h}
+sink: {clickhouse: {addr: ["%s"], table: events}}
+batch: {max_delay: 20ms}
+lanes: 2
+`, addr, s.ClickHouseAddr))
+	id := 0
+	send := func(n int) {
+		for range n {
+			id++
+			producer.Send(int32(id%2), nil, fmt.Appendf(nil, `{"id":%d}`, id))
+		}
+		producer.Flush()
+	}
+	// during is what the services print while events flow for some time.
+	read := map[string]int{}
+	during := func(d time.Duration, flow func()) map[string][]string {
+		t.Helper()
+		for began := time.Now(); time.Since(began) < d; time.Sleep(100 * time.Millisecond) {
+			flow()
+		}
+		lines := map[string][]string{}
+		for _, name := range stack.Services {
+			text := s.Service(name).Log()
+			for line := range strings.Lines(text[read[name]:]) {
+				lines[name] = append(lines[name], line)
+			}
+			read[name] = len(text)
+		}
+		return lines
+	}
+	flow := func() { send(20) }
+	none := func() {}
+	send(100)
+	s.Wait("events", stack.Up)
+	start := during(0, none)
+	for name, lines := range start {
+		require.Less(t, len(lines), 12, "%s starts: %s", name, lines)
+	}
+
+	for name, lines := range during(outage, flow) {
+		require.Empty(t, lines, "%s, while all is well", name)
+	}
+
+	s.ClickHouse.Kill()
+	few := func(what string, told ...string) {
+		t.Helper()
+		lines := during(outage, none)
+		t.Logf("%s: %v", what, lines)
+		for name, lines := range lines {
+			require.LessOrEqual(t, len(lines), 8, "%s: %s prints %s", what, name, lines)
+		}
+		for _, name := range told {
+			require.NotEmpty(t, lines[name], "%s: %s says nothing", what, name)
+		}
+	}
+	send(100)
+	few("ClickHouse is away", "sink")
+	s.ClickHouse.Start()
+	s.Wait("events", 2*stack.Up)
+	few("ClickHouse is back", "sink")
+
+	s.Service("sink").Kill()
+	send(100)
+	s.Service("sink").Start()
+	s.Wait("events", 2*stack.Up)
+	require.Equal(t, id, table.Count("events"))
+	during(0, none)
+
+	kafka.Kill()
+	few("Kafka is away", "ingestor")
+	for _, name := range stack.Services {
+		require.NotContains(t, s.Service(name).Log(), `"id":`, "an event is in the log")
+	}
+}
