@@ -40,10 +40,10 @@ func (s *Service) tell(ctx context.Context, id, what string, err error) {
 			s.failing.of = map[string]*failure{}
 		}
 		s.failing.of[id] = &failure{told: now}
-		s.log.Warn(what, "pipeline", id, "error", err)
+		s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", err)
 	default:
 		if t.times++; now.Sub(t.told) >= repeatAfter {
-			s.log.Warn(what, "pipeline", id, "error", err, "again", t.times)
+			s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", err, "again", t.times)
 			t.told, t.times = now, 0
 		}
 	}

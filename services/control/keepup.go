@@ -66,7 +66,7 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			// One that waits for units that do not answer must not hold up the others.
 			deletions.Go(func() error {
 				err := s.finishDelete(ctx, rec)
-				s.tell(ctx, id, "deletion is not finished; trying again", err)
+				s.tell(ctx, id, "deletion", err)
 				return err
 			})
 			continue
@@ -75,7 +75,7 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			continue
 		}
 		err := s.complete(ctx, id, rec.Uid)
-		s.tell(ctx, id, "streams and bucket cannot be looked after; trying again", err)
+		s.tell(ctx, id, "streams and bucket", err)
 		if err != nil {
 			well = false
 			continue
