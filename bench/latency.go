@@ -35,7 +35,9 @@ type pace struct {
 	// its rows: of the first and the last event of each batch. insert is the last part of it, of each block: the position written and
 	// the block in the table.
 	total, insert []time.Duration
-	cores         map[string]float64 // CPU of each process, in cores
+	// acked is the first part of total, of each event: until Kafka has acknowledged it.
+	acked []time.Duration
+	cores map[string]float64 // CPU of each process, in cores
 }
 
 // latency measures each rate in each setup. When a row was visible is read from the sink's receipts afterwards, so that looking does not
@@ -56,10 +58,10 @@ func latency(ctx context.Context, s *stack, o options) error {
 	}
 	fmt.Printf("\nfrom Kafka to a visible row, %d partitions, %d lanes, dedup %v, max_delay %s, engine %s\n\n", o.partitions, o.lanes, o.dedup, latencyDelay, o.engine)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "setup\tevents/s\tp50\tp99\tlongest\tinsert p50\tp99\tblocks/s\tcores: %s\t\n", strings.Join(order, "\t"))
+	fmt.Fprintf(w, "setup\tevents/s\tp50\tp99\tlongest\tin Kafka p50\tp99\tinsert p50\tp99\tblocks/s\tcores: %s\t\n", strings.Join(order, "\t"))
 	for _, p := range lines {
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%.0f", p.setup, p.rate, at(p.total, 50), at(p.total, 99), at(p.total, 100),
-			at(p.insert, 50), at(p.insert, 99), float64(p.blocks)/float64(o.seconds))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f", p.setup, p.rate, at(p.total, 50), at(p.total, 99), at(p.total, 100),
+			at(p.acked, 50), at(p.acked, 99), at(p.insert, 50), at(p.insert, 99), float64(p.blocks)/float64(o.seconds))
 		for _, name := range order {
 			fmt.Fprintf(w, "\t%.2f", p.cores[name])
 		}
@@ -111,6 +113,7 @@ func measureLatency(ctx context.Context, s *stack, o options, su setup, shape sh
 		return pace{}, err
 	}
 	warm := feed.n
+	feed.acked = nil // nothing is in flight
 	before, err := s.cpu(side)
 	if err != nil {
 		return pace{}, err
@@ -127,7 +130,8 @@ func measureLatency(ctx context.Context, s *stack, o options, su setup, shape sh
 	if _, err := side.sluice(ctx, nil, "wait", id, "--timeout", "5m"); err != nil {
 		return pace{}, err
 	}
-	p := pace{setup: su.name, rate: rate, events: feed.n - warm, cores: map[string]float64{}}
+	slices.Sort(feed.acked)
+	p := pace{setup: su.name, rate: rate, events: feed.n - warm, acked: feed.acked, cores: map[string]float64{}}
 	for name, seconds := range after {
 		p.cores[name] = (seconds - before[name]) / took
 	}
@@ -195,9 +199,10 @@ type feed struct {
 	shape  shape
 	n      int
 
-	mu   sync.Mutex
-	sent map[place]time.Time // guarded by mu
-	err  error               // guarded by mu
+	mu    sync.Mutex
+	sent  map[place]time.Time // guarded by mu
+	acked []time.Duration     // guarded by mu
+	err   error               // guarded by mu
 }
 
 func (f *feed) run(ctx context.Context, rate int, d time.Duration) error {
@@ -223,6 +228,7 @@ func (f *feed) run(ctx context.Context, rate int, d time.Duration) error {
 					f.err = err
 				}
 				f.sent[place{r.Partition, r.Offset}] = now
+				f.acked = append(f.acked, time.Since(now))
 			})
 		}
 		if elapsed == d {
