@@ -63,7 +63,7 @@ func (f *feed) fill(ctx context.Context, keys int) (int, error) {
 	for n := range keys {
 		k := key(f.next)
 		f.next++
-		lane := int(k[0] % uint64(f.lanes))
+		lane := batch.Share(k[0], f.lanes)
 		if len(f.first[lane]) < probeRows {
 			f.first[lane] = append(f.first[lane], k)
 		}
@@ -95,7 +95,7 @@ func (f *feed) trickle(ctx context.Context, d time.Duration, rate int) (events i
 		for range int(float64(rate) * every.Seconds()) {
 			k := key(f.next)
 			f.next++
-			pending[k[0]%uint64(f.lanes)] = append(pending[k[0]%uint64(f.lanes)], k)
+			pending[batch.Share(k[0], f.lanes)] = append(pending[batch.Share(k[0], f.lanes)], k)
 			events++
 		}
 		f.nowMS += every.Milliseconds()

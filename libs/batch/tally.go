@@ -28,6 +28,17 @@ func TallyOf(m *eventv1.Tally) Tally {
 	}
 }
 
+// Add adds what another has counted.
+func (t *Tally) Add(other Tally) {
+	t.each(func(number protowire.Number, count *uint64) {
+		other.each(func(n protowire.Number, more *uint64) {
+			if n == number {
+				*count += *more
+			}
+		})
+	})
+}
+
 // each visits the counts by their field numbers.
 func (t *Tally) each(visit func(number protowire.Number, count *uint64)) {
 	for i, count := range [...]*uint64{&t.Records, &t.Tombstones, &t.DeadLetters, &t.Duplicates, &t.Rows, &t.Matched, &t.Unmatched, &t.Late, &t.Dropped} {

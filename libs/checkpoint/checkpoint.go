@@ -256,31 +256,34 @@ type Covered struct {
 	Lowest   uint64
 }
 
-// AllCovered returns what the checkpoints of all lanes of a stage cover. What lies before the lowest is needed by none of them; it is 0
-// as long as a lane has no checkpoint.
-func AllCovered(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) ([]Covered, error) {
+// AllCovered returns what the checkpoints of lanes of a stage cover. What lies before the lowest is needed by none of them; it is 0
+// as long as a lane has no checkpoint. A lane that is closed needs nothing but what its earlier checkpoints would replay; without them it is left out.
+func AllCovered(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes []int) ([]Covered, error) {
 	b, err := openBucket(ctx, js, Bucket(pipeline))
 	if err != nil {
 		return nil, err
 	}
-	all := make([]Covered, lanes)
-	for lane := range lanes {
+	all := make([]Covered, 0, len(lanes))
+	for _, lane := range lanes {
 		l := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
 		m, _, err := l.load(ctx)
 		if err != nil {
 			return nil, err
 		}
+		if m.GetClosed() && len(m.GetEarlier()) == 0 {
+			continue
+		}
 		c := Covered{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), m.GetCoveredSequence()}
 		for _, e := range m.GetEarlier() {
 			c.Lowest = min(c.Lowest, e.GetCoveredSequence())
 		}
-		all[lane] = c
+		all = append(all, c)
 	}
 	return all, nil
 }
 
 // Lowest returns the lowest sequence that the checkpoints of all lanes of a stage cover, those that are kept as well: see AllCovered.
-func Lowest(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) (uint64, error) {
+func Lowest(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes []int) (uint64, error) {
 	all, err := AllCovered(ctx, js, pipeline, stage, lanes)
 	if err != nil || len(all) == 0 {
 		return 0, err

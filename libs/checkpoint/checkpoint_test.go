@@ -293,7 +293,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 func TestLowest(t *testing.T) {
 	js, _ := newBucket(t)
 	lowest := func() uint64 {
-		n, err := Lowest(t.Context(), js, "p", "dedup", 2)
+		n, err := Lowest(t.Context(), js, "p", "dedup", []int{0, 1})
 		require.NoError(t, err)
 		return n
 	}
@@ -326,7 +326,7 @@ func TestKeepsAFew(t *testing.T) {
 	for i := 1; i < len(kept); i++ {
 		require.LessOrEqual(t, kept[i].GetCoveredSequence()-kept[i-1].GetCoveredSequence(), uint64(16))
 	}
-	lowest, err := Lowest(t.Context(), js, "p", "dedup", 1)
+	lowest, err := Lowest(t.Context(), js, "p", "dedup", []int{0})
 	require.NoError(t, err)
 	require.Zero(t, lowest, "another lane")
 	require.True(t, lane.Release(func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() <= 40 }))

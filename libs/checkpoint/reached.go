@@ -60,18 +60,21 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 }
 
 // Needed returns, by lane of a stage, the sequence in its own log behind which the lane may have to read again what it has put out, to heal from
-// a loss of its input: that of its last checkpoint's output, 0 without one.
-func Needed(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes int) ([]uint64, error) {
+// a loss of its input: that of its last checkpoint's output, 0 without one. Lanes that are closed need nothing.
+func Needed(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lanes []int) (map[int]uint64, error) {
 	b, err := openBucket(ctx, js, Bucket(pipeline))
 	if err != nil {
 		return nil, err
 	}
-	out := make([]uint64, lanes)
-	for lane := range lanes {
+	out := make(map[int]uint64, len(lanes))
+	for _, lane := range lanes {
 		l := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
 		m, _, err := l.load(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if m.GetClosed() {
+			continue
 		}
 		if out[lane] = m.GetOutput().GetSequence(); m.GetReplay() != nil {
 			out[lane] = m.GetReplay().GetFromSequence()

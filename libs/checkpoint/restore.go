@@ -37,6 +37,29 @@ func checksum(key string, data []byte) uint64 {
 // Restore hands the segments of the manifest to the caller, one at a time and oldest first; fetching
 // goes on meanwhile. It is called once, before the first Save.
 func (l *Lane) Restore(ctx context.Context, take func(s *eventv1.Segment, data []byte) error) error {
+	last := map[string][]byte{}
+	segments, newest := l.manifest.Segments, map[string]*eventv1.Segment{}
+	err := inOrder(ctx, len(segments),
+		func(ctx context.Context, i int) ([]byte, error) { return l.fetch(ctx, segments[i]) },
+		func(i int, data []byte) error {
+			s := segments[i]
+			if err := take(s, data); err != nil {
+				return fmt.Errorf("restore %s: %w", s.Key, err)
+			}
+			last[s.GetPart()], newest[s.GetPart()] = data, s
+			return nil
+		})
+	if err != nil {
+		return err
+	}
+	for part, s := range newest {
+		l.resume(s, last[part])
+	}
+	return nil
+}
+
+// inOrder fetches n things, some at a time, and hands them on one at a time and in order.
+func inOrder(ctx context.Context, n int, fetch func(ctx context.Context, i int) ([]byte, error), take func(i int, data []byte) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	type fetched struct {
 		data []byte
@@ -46,7 +69,7 @@ func (l *Lane) Restore(ctx context.Context, take func(s *eventv1.Segment, data [
 	places := make(chan chan fetched, readers)
 	g.Go(func() error {
 		defer close(places)
-		for _, s := range l.manifest.Segments {
+		for i := range n {
 			place := make(chan fetched, 1)
 			select {
 			case places <- place:
@@ -54,7 +77,7 @@ func (l *Lane) Restore(ctx context.Context, take func(s *eventv1.Segment, data [
 				return ctx.Err()
 			}
 			g.Go(func() error {
-				data, err := l.fetch(ctx, s)
+				data, err := fetch(ctx, i)
 				place <- fetched{data, err}
 				return nil
 			})
@@ -62,25 +85,16 @@ func (l *Lane) Restore(ctx context.Context, take func(s *eventv1.Segment, data [
 		return nil
 	})
 	g.Go(func() error {
-		last := map[string][]byte{}
-		segment := map[string]*eventv1.Segment{}
 		i := 0
 		for place := range places {
 			f := <-place
 			if f.err != nil {
 				return f.err
 			}
-			s := l.manifest.Segments[i]
-			if err := take(s, f.data); err != nil {
-				return fmt.Errorf("restore %s: %w", s.Key, err)
+			if err := take(i, f.data); err != nil {
+				return err
 			}
-			last[s.GetPart()], segment[s.GetPart()] = f.data, s
 			i++
-		}
-		if ctx.Err() == nil {
-			for part, s := range segment {
-				l.resume(s, last[part])
-			}
 		}
 		return nil
 	})

@@ -104,10 +104,7 @@ func Fences(ctx context.Context, js jetstream.JetStream, l Log) (map[string][]by
 	out := make(map[string][]byte, len(info.State.Subjects))
 	for subject := range info.State.Subjects {
 		msg, err := stream.GetLastMsgForSubject(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
+		if err != nil { // also one that was replaced this moment
 			return nil, fmt.Errorf("read %s: %w", subject, err)
 		}
 		out[strings.TrimPrefix(subject, l.fence(""))] = msg.Data

@@ -136,7 +136,7 @@ func (l *lane) cameThrough(ctx context.Context, ingest fencedlog.Log, sequence u
 	if l.Input == ingest {
 		return true, nil
 	}
-	covered, err := checkpoint.AllCovered(ctx, l.JS, l.Pipeline, l.Input.Stage, l.OfLanes)
+	covered, err := checkpoint.AllCovered(ctx, l.JS, l.Pipeline, l.Input.Stage, l.Live)
 	if err != nil {
 		return false, err
 	}

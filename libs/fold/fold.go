@@ -48,6 +48,7 @@ import (
 	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
+	"sluice/libs/spec"
 )
 
 const (
@@ -142,8 +143,14 @@ type Options struct {
 	Pipeline string // id
 	Stage    string // whose state it is, and whose log is written: dedup, join
 	Lane     int
-	// OfLanes is how many lanes the pipeline has.
-	OfLanes int
+	// Set is the set of lanes that Lane is of. Before is the one that it replaces, while that is being drained; Replaced says that Set is that one itself.
+	Set      spec.LaneSet
+	Before   spec.LaneSet // Count 0: none
+	Replaced bool
+	// Live are all lanes that may still read Input.
+	Live []int
+	// Same tells whether the pipeline still has these lanes: see lanes.Same. Nil: it has.
+	Same func(context.Context) (bool, error)
 	// Input and Output are the logs. Next is the stage that reads Output.
 	Input, Output fencedlog.Log
 	Next          string
@@ -197,6 +204,8 @@ type lane struct {
 	fold    *fold             // run
 	// settled is the input message by which the fence that was found goes, fixed by take; none when the outputs go further.
 	settled fencedlog.Mark
+	// inherited: what belongs to it of the lanes before is in the state. closed: see Heir. Both are the fold's once that runs.
+	inherited, closed bool
 	// appended is the sequence of the lane's last message in the output log; publish's once that runs.
 	appended uint64
 }
@@ -216,6 +225,9 @@ func Run(ctx context.Context, core Core, options Options) (err error) {
 	}()
 	if err := l.take(ctx); err != nil {
 		return unlessAsked(ctx, err)
+	}
+	if l.closed {
+		return unlessAsked(ctx, l.rest(ctx))
 	}
 	l.Unit.Running()
 	l.fold.report(l.Unit, 0)
@@ -245,7 +257,10 @@ func Run(ctx context.Context, core Core, options Options) (err error) {
 		return l.keep(work, saves, saved)
 	})
 	g.Go(func() error { return supervise(ctx, work, finished) })
-	return unlessAsked(ctx, g.Wait())
+	if err := g.Wait(); err != nil || !l.closed {
+		return unlessAsked(ctx, err)
+	}
+	return unlessAsked(ctx, l.rest(ctx))
 }
 
 // unlessAsked drops an error that only says that ctx has ended.

@@ -218,7 +218,7 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if err := l.writer.SettleOf(ctx, []byte(f.published.String()), from); err != nil {
 		return err
 	}
-	s := &save{manifest: f.manifest()}
+	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
 	// The checkpoints before are of an input that is no more.
 	l.state.Forget()

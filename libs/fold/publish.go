@@ -149,14 +149,19 @@ func (l *lane) save(work context.Context, s *save) error {
 // purge is the first lane's task: one purge serves all. The message at the lowest position stays, so
 // that its time still tells whether the log lost its tail.
 func (l *lane) purge(work context.Context) error {
-	if l.Lane != 0 {
+	if l.Lane != l.Set.First {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(work, l.Interval)
 	defer cancel()
-	lanes, err := checkpoint.AllCovered(ctx, l.JS, l.Pipeline, l.Stage, l.OfLanes)
+	lanes, err := checkpoint.AllCovered(ctx, l.JS, l.Pipeline, l.Stage, l.Live)
 	if err != nil || len(lanes) == 0 {
 		return err
+	}
+	if l.Same != nil { // asked after the lanes: what other lanes get from now on lies behind all that these have read
+		if same, err := l.Same(ctx); err != nil || !same {
+			return err
+		}
 	}
 	marks, lowest := make([]fencedlog.Mark, 0, len(lanes)), lanes[0].Lowest
 	for _, c := range lanes {

@@ -50,6 +50,10 @@ func (l *lane) take(ctx context.Context) error {
 		published = later(published, covers(m))
 		l.settled = fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}
 	}
+	l.inherited, l.closed = m.GetInherited(), m.GetClosed()
+	if l.closed {
+		return nil // and its outputs are in the log
+	}
 	if l.Letters != nil {
 		var last string
 		if l.letters, last, err = l.Letters(ctx); err != nil {
@@ -90,10 +94,16 @@ func (l *lane) take(ctx context.Context) error {
 		return fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
 	}
 	if lost != nil {
-		return l.heal(ctx, m, past, logged, lost)
+		if err := l.heal(ctx, m, past, logged, lost); err != nil {
+			return err
+		}
+	} else if l.fold.replay = m.GetReplay(); l.fold.replay != nil {
+		if err := l.resume(ctx, m); err != nil {
+			return err
+		}
 	}
-	if l.fold.replay = m.GetReplay(); l.fold.replay != nil {
-		return l.resume(ctx, m)
+	if l.Before.Count > 0 && !l.inherited {
+		return l.inherit(ctx)
 	}
 	return nil
 }

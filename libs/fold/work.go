@@ -59,6 +59,12 @@ func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Mess
 	defer tick.Stop()
 	var reported time.Time
 	idle := false // no message since the last tick
+	var ending <-chan time.Time
+	if l.Replaced {
+		t := time.NewTicker(settleInterval)
+		defer t.Stop()
+		ending = t.C
+	}
 	for {
 		in := messages
 		if f.stuck != nil || f.saving != nil && f.bytes > 4*l.Bytes {
@@ -86,6 +92,17 @@ func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Mess
 				f.waiting(f.stuck) // also when something else has worked again since
 			}
 			idle = true
+		case <-ending:
+			over, err := f.drained(work)
+			if err != nil {
+				f.Log.Debug("cannot look whether the lane has come to its end", "error", err)
+			}
+			if over && f.stuck == nil {
+				if err := f.settle(work); err != nil {
+					return err
+				}
+				return f.close(work)
+			}
 		case m := <-in:
 			idle = false
 			if err := f.take(work, m); err != nil {
@@ -144,7 +161,8 @@ func (f *folding) take(work context.Context, m fencedlog.Message) error {
 
 // checkpoint begins a checkpoint of the state as it is now. None may be on its way.
 func (f *folding) checkpoint() error {
-	s := &save{manifest: f.fold.manifest(), replies: f.asked}
+	s := &save{manifest: f.manifest(), replies: f.asked}
+	s.manifest.Closed = f.closed
 	s.chunks = f.core.Checkpoint(s.manifest)
 	f.saving, f.asked, f.bytes, f.at = s, nil, 0, f.fold.covered.Sequence
 	return f.out.send(output{position: position{f.fold.epoch, f.fold.covered.Sequence, whole}, save: s})

@@ -33,6 +33,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/spec"
 )
 
 // Bucket holds the member and lane records of all stages. It is made when missing; one that is there,
@@ -68,6 +69,25 @@ type Registry interface {
 	Watch(ctx context.Context, changed func(map[string]*controlv1.PipelineRecord)) error
 	PutStatus(ctx context.Context, s *stagev1.UnitStatus) error
 	Statuses(ctx context.Context, id string) ([]*stagev1.UnitStatus, error)
+	// Latest returns a record as it is now, asked of the leader.
+	Latest(ctx context.Context, id string) (*controlv1.PipelineRecord, error)
+}
+
+// Same tells whether a pipeline still has the lanes that a record says. Events may go to other lanes as soon as it has not; whoever wants to purge a log by
+// what the record's lanes have read must read that first and ask this then.
+//
+// Without a registry nobody can change the lanes: they are the same.
+func Same(reg Registry, rec *controlv1.PipelineRecord) func(context.Context) (bool, error) {
+	if reg == nil {
+		return func(context.Context) (bool, error) { return true, nil }
+	}
+	return func(ctx context.Context) (bool, error) {
+		now, err := reg.Latest(ctx, rec.GetSpec().GetId())
+		if err != nil {
+			return false, err
+		}
+		return now.GetUid() == rec.GetUid() && spec.CurrentLanes(now) == spec.CurrentLanes(rec), nil
+	}
 }
 
 // Config says what is shared, among whom, and what to run.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/spec"
 )
 
 // Run shares and runs lanes until ctx ends. Then it ends the lanes in good order, releases them,
@@ -91,7 +92,7 @@ func (m *Manager) step() {
 	if !draining {
 		for id, r := range records {
 			if m.cfg.Wanted(r) {
-				for i := range int(r.GetSpec().GetLanes()) {
+				for _, i := range spec.LiveLanes(r) {
 					wanted[laneID{id, i}] = true
 				}
 			}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/spec"
 )
 
 // Back-off between calls of a Func that fails.
@@ -77,7 +79,7 @@ func (m *Manager) exited(s *slot) {
 		return // not ours any more; nothing to release
 	}
 	again := errors.Is(cause, ErrChanged) && record != nil && m.cfg.Wanted(record) &&
-		s.id.index < int(record.GetSpec().GetLanes()) && !m.isDraining()
+		slices.Contains(spec.LiveLanes(record), s.id.index) && !m.isDraining()
 	if again {
 		m.start(s.id, s.rev, record)
 		return

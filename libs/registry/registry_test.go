@@ -201,3 +201,24 @@ func TestUnreadableRecord(t *testing.T) {
 	require.ErrorContains(t, err, `record of pipeline "a"`)
 	require.NotErrorIs(t, err, registry.ErrNotFound)
 }
+
+func TestLatest(t *testing.T) {
+	ctx := t.Context()
+	r, js := open(t, natstest.Start(t))
+	_, err := r.Latest(ctx, "a")
+	require.ErrorIs(t, err, registry.ErrNotFound)
+	rev, err := r.Create(ctx, record("a", 1))
+	require.NoError(t, err)
+	rev, err = r.Update(ctx, record("a", 2), rev)
+	require.NoError(t, err)
+	rec, err := r.Latest(ctx, "a")
+	require.NoError(t, err)
+	require.EqualValues(t, 2, rec.Generation)
+	require.NoError(t, r.Delete(ctx, "a", rev))
+	_, err = r.Latest(ctx, "a")
+	require.ErrorIs(t, err, registry.ErrNotFound)
+	require.NoError(t, js.DeleteKeyValue(ctx, registry.PipelinesBucket))
+	_, err = r.Latest(ctx, "a")
+	require.Error(t, err)
+	require.NotErrorIs(t, err, registry.ErrNotFound, "whether there is one is not known")
+}

@@ -5,30 +5,30 @@ import (
 
 	"github.com/zeebo/xxh3"
 
+	"sluice/libs/batch"
 	"sluice/libs/jsonread"
 )
 
 // keylessBlock is how many offsets in a row go to one lane when events have no key.
 const keylessBlock = 4096
 
-// Lane is hash(key) mod lanes, so that equal keys meet in one lane: those of dedup, else those of the join, else Kafka's. It never
-// changes for a pipeline: state and order hang on it.
+// Lane is the share of an event in a set of so many lanes, by its key, so that equal keys meet in one lane: those of dedup, else those of the
+// join, else Kafka's. It never changes for a set: state and order hang on it.
 func (p *Plan) Lane(row Row, kafkaKey []byte, partition int32, lanes int) int {
-	n := uint64(lanes)
 	switch {
 	case p.Dedup() && !row.NoKey:
-		return int(row.Key[0] % n)
+		return batch.Share(row.Key[0], lanes)
 	case p.join:
-		return int(row.JoinKey[0] % n) // without one: lane 0
+		return batch.Share(row.JoinKey[0], lanes) // without one: the first
 	case kafkaKey != nil:
-		return int(xxh3.Hash(kafkaKey) % n)
+		return batch.Share(xxh3.Hash(kafkaKey), lanes)
 	default:
-		return int((uint64(row.Offset)/keylessBlock + uint64(partition)) % n)
+		return int((uint64(row.Offset)/keylessBlock + uint64(partition)) % uint64(lanes))
 	}
 }
 
 // LaneOfJoin is the lane in which a row meets its counterparts.
-func (p *Plan) LaneOfJoin(row Row, lanes int) int { return int(row.JoinKey[0] % uint64(lanes)) }
+func (p *Plan) LaneOfJoin(row Row, lanes int) int { return batch.Share(row.JoinKey[0], lanes) }
 
 // fields are those by which a user names events: the dedup key, else the join key.
 func (p *Plan) fields() []int {

@@ -71,6 +71,12 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			})
 			continue
 		}
+		if done, err := s.retireLanes(ctx, rec); err != nil || !done {
+			well = false
+			if err != nil && ctx.Err() == nil {
+				s.log.Warn("the change of lanes cannot be finished; trying again", "pipeline", id, "error", err)
+			}
+		}
 		if kept[rec.Uid] == rec.Generation {
 			continue
 		}
@@ -101,5 +107,8 @@ func (s *Service) complete(ctx context.Context, id, uid string) error {
 	case rec.Uid != uid || rec.Desired == controlv1.DesiredState_DELETING:
 		return nil
 	}
-	return s.ensure(ctx, rec.Spec)
+	if err := s.ensure(ctx, rec.Spec); err != nil {
+		return err
+	}
+	return s.emptyLanes(ctx, rec)
 }

@@ -59,7 +59,7 @@ func TestUpdate(t *testing.T) {
 	require.Len(t, column.Pipeline.Schemas[1].Columns, len(column.Pipeline.Schemas[0].Columns)+1)
 
 	_, err = update(func(p *controlv1.Pipeline) {
-		p.Lanes = 8
+
 		p.Source.Kafka.Topic, p.Source.Kafka.Start, p.Source.Kafka.Group = "other", "LATEST", "g"
 		p.Dedup.Key, p.Dedup.Time = []string{"amount"}, "at"
 		p.Dedup.Keep, p.Dedup.Version = controlv1.Keep_LATEST, "amount"

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/spec"
 )
@@ -39,22 +40,15 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 	ingest := map[unitName]*stagev1.UnitStatus{}
 	var troubles troubles
 	owned := map[unitName]bool{}
-	for _, u := range units {
-		c := sum[u.Stage]
-		if c == nil {
-			continue // of a stage that the pipeline does not have
-		}
-		t := u.GetTally()
+	count := func(stage string, t *eventv1.Tally) {
+		c := sum[stage]
 		c.records += t.GetRecords()
 		c.rows += t.GetRows()
 		st.DeadLetters += max(t.GetDeadLetters(), t.GetLate())
-		st.StateKeys += u.GetStateKeys()
-		st.StateBytes += u.GetStateBytes()
-		switch u.Stage {
+		switch stage {
 		case spec.StageIngest:
 			st.RecordsIn += t.GetRecords()
 			st.Tombstones += t.GetTombstones()
-			ingest[nameOf(u)] = u
 		case spec.StageDedup:
 			st.Duplicates += t.GetDuplicates()
 		case spec.StageJoin:
@@ -62,10 +56,31 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 			st.Unmatched += t.GetUnmatched()
 			st.Late += t.GetLate()
 			st.Dropped += t.GetDropped()
-			addWaiting(st, u)
 		case spec.StageSink:
 			st.RowsOut += t.GetRows()
 			c.settled += t.GetRows() + t.GetDeadLetters()
+		}
+	}
+	for stage, t := range rec.GetDrained() {
+		if sum[stage] != nil {
+			count(stage, t)
+		}
+	}
+	for _, u := range units {
+		if sum[u.Stage] == nil {
+			continue // of a stage that the pipeline does not have
+		}
+		if _, live := spec.LaneSetOf(rec, int(u.GetUnit())); u.Stage != spec.StageIngest && !live {
+			continue // of lanes that are drained and gone: counted above
+		}
+		count(u.Stage, u.GetTally())
+		st.StateKeys += u.GetStateKeys()
+		st.StateBytes += u.GetStateBytes()
+		switch u.Stage {
+		case spec.StageIngest:
+			ingest[nameOf(u)] = u
+		case spec.StageJoin:
+			addWaiting(st, u)
 		}
 		working := u.Condition != stagev1.UnitStatus_STOPPED && u.Condition != stagev1.UnitStatus_CONDITION_UNSPECIFIED
 		if working && u.Owner != "" {
@@ -156,8 +171,8 @@ func stateOf(rec *controlv1.PipelineRecord, at map[string]*offsets, owned map[un
 			}
 			continue
 		}
-		for lane := range rec.Spec.Lanes {
-			if !owned[unitName{stage: stage, unit: lane}] {
+		for _, lane := range spec.CurrentLanes(rec).Lanes() {
+			if !owned[unitName{stage: stage, unit: uint32(lane)}] {
 				return controlv1.PipelineStatus_STARTING
 			}
 		}

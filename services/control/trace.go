@@ -248,10 +248,16 @@ func (t *tracer) record(e *traced, msg *kafka.Message) {
 		e.step("kafka", -1, 0, 0, msg.Timestamp, "%d bytes, which are no event of this pipeline: %s %s", len(msg.Value), reject.Field, reject.Reason)
 		return
 	}
-	lanes := int(t.rec.GetSpec().GetLanes())
-	e.lane = t.plan.Lane(row, msg.Key, msg.Partition, lanes)
+	if lanes := spec.CurrentLanes(t.rec); lanes.First == 0 {
+		e.lane = t.plan.Lane(row, msg.Key, msg.Partition, lanes.Count)
+		if t.plan.Join() {
+			e.joinLane = t.plan.LaneOfJoin(row, lanes.Count)
+		}
+	} else { // it may be of before the lanes were changed
+		e.lane, e.joinLane = -1, -1
+	}
 	if t.plan.Join() {
-		e.joinLane, e.eventMS = t.plan.LaneOfJoin(row, lanes), row.EventMS
+		e.eventMS = row.EventMS
 	}
 	e.step("kafka", e.lane, 0, 0, msg.Timestamp, "a record of %d bytes", len(msg.Value))
 }

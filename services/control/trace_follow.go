@@ -29,7 +29,7 @@ func (t *tracer) follow(ctx, reading context.Context) error {
 			return err
 		}
 	}
-	positions, err := t.service.positions(ctx, p)
+	positions, err := t.service.positions(ctx, t.rec)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (t *tracer) log(ctx context.Context, stage string) error {
 	log := fencedlog.Log{Pipeline: t.rec.GetSpec().GetId(), Stage: stage}
 	last := stage == spec.Upstream(t.rec.GetSpec(), spec.StageSink)
 	var v batch.View
-	for lane := range int(t.rec.GetSpec().GetLanes()) {
+	for _, lane := range spec.EveryLane(t.rec) {
 		if !t.mayBeIn(stage, lane) {
 			continue
 		}
@@ -224,7 +224,7 @@ func (t *tracer) rowOf(e *traced, v *batch.View) (row int, ok bool) {
 // letters looks for the events among the dead letters.
 func (t *tracer) letters(ctx context.Context) error {
 	log := fencedlog.Log{Pipeline: t.rec.GetSpec().GetId(), Stage: fencedlog.DeadLetters}
-	for lane := range int(t.rec.GetSpec().GetLanes()) {
+	for _, lane := range spec.EveryLane(t.rec) {
 		err := t.each(ctx, log.Stream(), log.LaneFilter(lane), func(msg jetstream.Msg, meta *jetstream.MsgMetadata) error {
 			var list eventv1.DeadLetterBatch
 			if err := proto.Unmarshal(msg.Data(), &list); err != nil {

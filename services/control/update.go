@@ -56,6 +56,9 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 		if problems := fixed(rec.Spec, c.spec); len(problems) > 0 {
 			return false, &unchangeable{problems}
 		}
+		if err := changingLanes(rec, c.spec.GetLanes()); err != nil {
+			return false, err
+		}
 		return c.apply(rec), nil
 	}
 	if req.GetValidateOnly() {
@@ -82,6 +85,7 @@ func (c *checked) apply(rec *controlv1.PipelineRecord) bool {
 		next.Revision++
 		rec.Schemas = append(rec.Schemas, next)
 	}
+	changeLanes(rec, c.spec.GetLanes())
 	rec.Spec = proto.CloneOf(c.spec)
 	rec.Guarantee = guarantee
 	rec.Generation++

@@ -128,11 +128,11 @@ func (s *Service) accounts(ctx context.Context, rec *controlv1.PipelineRecord) (
 		if stage == spec.StageSink {
 			continue
 		}
-		if a.lanes[stage], err = s.laneAccounts(ctx, p, stage, units); err != nil {
+		if a.lanes[stage], err = s.laneAccounts(ctx, rec, stage, units); err != nil {
 			return nil, err
 		}
 	}
-	if a.sink, err = s.positions(ctx, p); err != nil {
+	if a.sink, err = s.positions(ctx, rec); err != nil {
 		return nil, err
 	}
 	for _, position := range a.sink.lanes {
@@ -205,12 +205,12 @@ func (s *Service) partitions(ctx context.Context, p *controlv1.Pipeline, units [
 }
 
 // laneAccounts reads what the lanes of a stage with checkpoints have counted.
-func (s *Service) laneAccounts(ctx context.Context, p *controlv1.Pipeline, stage string, units []*stagev1.UnitStatus) ([]laneAccount, error) {
-	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
+func (s *Service) laneAccounts(ctx context.Context, rec *controlv1.PipelineRecord, stage string, units []*stagev1.UnitStatus) ([]laneAccount, error) {
+	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(rec.GetSpec().GetId()))
 	if err != nil {
 		return nil, stored(ctx, fmt.Errorf("verify: open the state bucket: %w", err))
 	}
-	lanes := make([]laneAccount, p.GetLanes())
+	lanes := make([]laneAccount, len(spec.EveryLane(rec)))
 	for lane := range lanes {
 		key := fmt.Sprintf("%s.%d.manifest", stage, lane)
 		entry, err := kv.Get(ctx, key)

@@ -73,7 +73,7 @@ func (m moments) combinations() int {
 }
 
 // follow watches the lanes until each block that was being inserted when the table was opened has settled.
-func (s *Service) follow(ctx context.Context, p *controlv1.Pipeline, before, opened positions) (moments, error) {
+func (s *Service) follow(ctx context.Context, rec *controlv1.PipelineRecord, before, opened positions) (moments, error) {
 	m, err := momentsOf(before)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (s *Service) follow(ctx context.Context, p *controlv1.Pipeline, before, ope
 		if time.Now().After(deadline) || m.combinations() > maxMoments {
 			return nil, errMoved
 		}
-		now, err := s.positions(ctx, p)
+		now, err := s.positions(ctx, rec)
 		if err != nil {
 			return nil, err
 		}

@@ -16,6 +16,7 @@ import (
 	"sluice/libs/checkpoint"
 	"sluice/libs/ledger"
 	"sluice/libs/native"
+	"sluice/libs/spec"
 )
 
 // positions is where all lanes of a sink stand. It is of one moment if it equals one that is read later.
@@ -27,9 +28,10 @@ type positions struct {
 // parallelReads bounds the requests to NATS at once: positions of many lanes have to be read fast to be of one moment.
 const parallelReads = 32
 
-func (s *Service) positions(ctx context.Context, p *controlv1.Pipeline) (positions, error) {
-	out := positions{revisions: make([]uint64, p.GetLanes()), lanes: make([]*eventv1.SinkPosition, p.GetLanes())}
-	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
+func (s *Service) positions(ctx context.Context, rec *controlv1.PipelineRecord) (positions, error) {
+	lanes := len(spec.EveryLane(rec))
+	out := positions{revisions: make([]uint64, lanes), lanes: make([]*eventv1.SinkPosition, lanes)}
+	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(rec.GetSpec().GetId()))
 	if err != nil {
 		return out, stored(ctx, fmt.Errorf("verify: open the state bucket: %w", err))
 	}

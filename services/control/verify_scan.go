@@ -60,7 +60,7 @@ func (r *reading) same(o *reading) bool {
 func (v *verifier) read(ctx context.Context, show map[uint64]uint64) (*reading, error) {
 	begin, told := time.Now(), false
 	for {
-		before, err := v.service.positions(ctx, v.rec.GetSpec())
+		before, err := v.service.positions(ctx, v.rec)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func (v *verifier) scan(ctx context.Context, before positions, patient bool, sho
 	r := &reading{shown: map[uint64]string{}}
 	var moments moments
 	opened := func() (err error) {
-		after, err := v.service.positions(ctx, v.rec.GetSpec())
+		after, err := v.service.positions(ctx, v.rec)
 		switch {
 		case err != nil:
 			return err
@@ -105,7 +105,7 @@ func (v *verifier) scan(ctx context.Context, before positions, patient bool, sho
 			err = errMoved
 		default:
 			r.moving = true
-			moments, err = v.service.follow(ctx, v.rec.GetSpec(), before, after)
+			moments, err = v.service.follow(ctx, v.rec, before, after)
 		}
 		return err
 	}

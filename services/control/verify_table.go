@@ -72,7 +72,7 @@ func (v *verifier) bound(ctx context.Context) error {
 	v.incomplete = true
 	v.limit("the sink was writing all the time, for %s, so that only counts could be compared: pause the pipeline, or verify when less comes in",
 		v.service.config.VerifyWait)
-	before, err := v.service.positions(ctx, v.rec.GetSpec())
+	before, err := v.service.positions(ctx, v.rec)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (v *verifier) bound(ctx context.Context) error {
 	if err != nil {
 		return v.refused(ctx, err)
 	}
-	after, err := v.service.positions(ctx, v.rec.GetSpec())
+	after, err := v.service.positions(ctx, v.rec)
 	if err != nil {
 		return err
 	}

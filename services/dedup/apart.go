@@ -97,12 +97,12 @@ func (a *apart) layout(key layoutOf) ([]*native.Column, error) {
 }
 
 // emit puts out the selected rows of a batch, each in the lane of its join key.
-func (a *apart) emit(v *batch.View, lanes int, out fold.Emitter) error {
-	for lane := range lanes {
+func (a *apart) emit(v *batch.View, set spec.LaneSet, out fold.Emitter) error {
+	for share, lane := range set.Lanes() {
 		var failed error
 		err := out.Append(lane, func(dst []byte) []byte {
 			part := *v
-			if failed = a.cut(&part, lane, lanes); failed != nil {
+			if failed = a.cut(&part, share, set.Count); failed != nil {
 				return dst
 			}
 			return appendOutput(&part, dst)
@@ -117,14 +117,14 @@ func (a *apart) emit(v *batch.View, lanes int, out fold.Emitter) error {
 	return nil
 }
 
-// cut leaves in v the selected rows of one lane.
-func (a *apart) cut(v *batch.View, lane, lanes int) error {
+// cut leaves in v the selected rows of one lane of a set.
+func (a *apart) cut(v *batch.View, share, of int) error {
 	a.keep = clearedBits(a.keep, v.Rows)
 	a.offsets, a.joinKeys, a.eventTimes = a.offsets[:0], a.joinKeys[:0], a.eventTimes[:0]
 	var first int64
 	n := 0
 	for row := range v.Rows {
-		if v.Selected == 0 || !v.Selects(row) || int(v.JoinKey(row)[0]%uint64(lanes)) != lane {
+		if v.Selected == 0 || !v.Selects(row) || batch.Share(v.JoinKey(row)[0], of) != share {
 			continue
 		}
 		if n == 0 {

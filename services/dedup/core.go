@@ -6,6 +6,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fold"
 	"sluice/libs/spec"
 	"sluice/services/dedup/internal/window"
@@ -15,12 +16,13 @@ import (
 type core struct {
 	log      *slog.Logger
 	lane     int
-	lanes    int
+	set      spec.LaneSet
 	joined   bool               // the pipeline has a join
 	branches map[string]*branch // by source; "" without a join
 	apart    apart
 
-	selection []byte // scratch for batches that come without one
+	inherited []checkpoint.Chunk // of lanes before; for the next checkpoint
+	selection []byte             // scratch for batches that come without one
 }
 
 // branch is the way of one source through the stage.
@@ -31,10 +33,10 @@ type branch struct {
 	relane  bool        // its rows are for the lanes of their join keys
 }
 
-func newCore(record *controlv1.PipelineRecord, lane int, log *slog.Logger) (*core, error) {
+func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *slog.Logger) (*core, error) {
 	p := record.GetSpec()
 	c := &core{
-		log: log, lane: lane, lanes: int(p.GetLanes()), joined: p.GetJoin() != nil, branches: map[string]*branch{},
+		log: log, lane: lane, set: set, joined: p.GetJoin() != nil, branches: map[string]*branch{},
 		apart: apart{record: record},
 	}
 	for _, b := range spec.Branches(p) {
@@ -55,21 +57,17 @@ var (
 	_ fold.Core       = (*core)(nil)
 	_ fold.Adopter    = (*core)(nil)
 	_ fold.Rememberer = (*core)(nil)
+	_ fold.Heir       = (*core)(nil)
 )
 
 // outputs are the lanes that the core appends to.
 func (c *core) outputs() []int {
-	lanes := []int{c.lane}
 	for _, b := range c.branches {
 		if b.relane {
-			lanes = lanes[:0]
-			for lane := range c.lanes {
-				lanes = append(lanes, lane)
-			}
-			break
+			return c.set.Lanes()
 		}
 	}
-	return lanes
+	return []int{c.lane}
 }
 
 // Step clears the selection bit of each duplicate and puts the batch out, as it is otherwise or taken apart.
@@ -94,7 +92,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	v.Selected = taken - duplicates
 	v.InputSequence, v.Tally = in.Sequence, *in.Tally
 	if b.relane {
-		return c.apart.emit(v, c.lanes, out)
+		return c.apart.emit(v, c.set, out)
 	}
 	return out.Append(c.lane, func(dst []byte) []byte { return appendOutput(v, dst) })
 }

@@ -42,8 +42,9 @@ const stageName = "dedup"
 // service.Service and a service.Stage.
 type Dedup struct {
 	*lanes.Manager
-	deps    service.Deps
-	metrics *metrics
+	deps     service.Deps
+	registry lanes.Registry
+	metrics  *metrics
 }
 
 var (
@@ -66,7 +67,7 @@ func New(deps service.Deps, reg lanes.Registry) (*Dedup, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dedup{deps: deps, metrics: m}
+	d := &Dedup{deps: deps, registry: reg, metrics: m}
 	d.Manager = lanes.New(lanes.Config{
 		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: reg, Log: deps.Log, Meter: deps.Meter,
 		Wanted: wanted, Run: d.lane,
@@ -86,7 +87,11 @@ func (d *Dedup) lane(ctx context.Context, owned *lanes.Lane) error {
 // run runs a lane; interval is between checkpoints, 0: the usual.
 func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineRecord, index int, log *slog.Logger, interval time.Duration) error {
 	p := record.GetSpec()
-	c, err := newCore(record, index, log)
+	set, before, err := spec.LaneSetAndBefore(record, index)
+	if err != nil {
+		return err
+	}
+	c, err := newCore(record, index, set, log)
 	if err != nil {
 		return err
 	}
@@ -94,7 +99,8 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 	var late uint64
 	seen, of := d.receipts(p, index, log), of(p.GetId())
 	return fold.Run(ctx, c, fold.Options{
-		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
+		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index,
+		Set: set, Before: before, Replaced: set != spec.CurrentLanes(record), Live: spec.LiveLanes(record), Same: lanes.Same(d.registry, record),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
 		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup}, Outputs: c.outputs(),
 		Next:      stages[slices.Index(stages, stageName)+1],

@@ -66,7 +66,7 @@ func (w *world) batchOf(source string, first int64, rows ...order) []byte {
 	for i, r := range rows {
 		b.Add(batch.Row{
 			Offset: first + int64(i), Key: [2]uint64{r.id * 0x9e3779b97f4a7c15, r.id}, TimeMS: 1000,
-			JoinKey: [2]uint64{r.item, r.item}, EventMS: int64(r.id),
+			JoinKey: [2]uint64{r.item << 32, r.item}, EventMS: int64(r.id),
 		}, batch.Fields{Keys: source == "orders", Join: true})
 		if source == "orders" {
 			require.NoError(w.t, columns[0].AppendInt(int64(r.id)))
@@ -170,7 +170,7 @@ func (w *world) rowsOf(lane int, m fencedlog.Message) (rows []joinRow) {
 		if !v.Selects(row) {
 			continue
 		}
-		r := joinRow{lane: lane, source: string(v.Source), item: v.JoinKey(row)[0], offset: v.Offset(row), event: v.EventTime(row)}
+		r := joinRow{lane: lane, source: string(v.Source), item: v.JoinKey(row)[0] >> 32, offset: v.Offset(row), event: v.EventTime(row)}
 		if r.source == "orders" {
 			r.id = binary.LittleEndian.Uint64(first[row*8:])
 			second, _, err := batch.NextColumn(rest)

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
 	"sluice/libs/checkpoint"
 	"sluice/services/dedup/internal/window"
 )
@@ -56,6 +57,73 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 	return nil
 }
 
+// Inherit takes the keys that belong to this lane. The horizon is that of the lane that was furthest behind: none of its keys is forgotten early.
+func (c *core) Inherit(_ context.Context, from []*eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
+	sets := map[string]*eventv1.DedupSet{}
+	for _, m := range from {
+		saved, err := c.savedSets(m)
+		if err != nil {
+			return err
+		}
+		for source, one := range saved {
+			sets[source] = merged(sets[source], one)
+		}
+	}
+	for source, st := range sets {
+		b := c.branches[source]
+		if b == nil || b.set == nil {
+			return fmt.Errorf("%w: it has keys of source %q, which has no dedup", checkpoint.ErrDamaged, source)
+		}
+		if err := b.restore(st); err != nil {
+			return err
+		}
+		b.adopted = false // nothing was decided yet in this lane
+	}
+	return segments(func(s *eventv1.Segment, data []byte) error {
+		b := c.branches[s.GetPart()]
+		if b == nil || b.set == nil {
+			return fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())
+		}
+		if len(data) != int(s.GetEntries())*window.EntryBytes(b.config.Latest) {
+			return fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
+		}
+		ours := window.Select(data, b.config.Latest, func(low uint64) bool { return batch.Share(low, c.set.Count) == c.lane-c.set.First })
+		if ours.Entries == 0 {
+			return nil
+		}
+		c.inherited = append(c.inherited, checkpoint.Chunk{
+			Part: s.GetPart(), Data: ours.Data, Entries: ours.Entries, MinMS: ours.MinMS, MaxMS: ours.MaxMS,
+			HorizonMS: ours.MinMS - b.set.Window().Milliseconds(), // about what it was then
+		})
+		return b.set.Restore(ours.Data)
+	})
+}
+
+// merged is what decisions of one lane depend on that takes over from several.
+func merged(a, b *eventv1.DedupSet) *eventv1.DedupSet {
+	if a == nil {
+		return proto.CloneOf(b)
+	}
+	if a.MaxTimeMs == nil {
+		a.MaxTimeMs = map[string]int64{}
+	}
+	if a.ArrivalMs == nil {
+		a.ArrivalMs = map[string]int64{}
+	}
+	a.HorizonMs, a.WindowMs = min(a.GetHorizonMs(), b.GetHorizonMs()), max(a.GetWindowMs(), b.GetWindowMs())
+	for writer, ms := range b.GetMaxTimeMs() {
+		if known, ok := a.MaxTimeMs[writer]; !ok || ms > known {
+			a.MaxTimeMs[writer] = ms
+		}
+	}
+	for writer, ms := range b.GetArrivalMs() {
+		if known, ok := a.ArrivalMs[writer]; !ok || ms > known {
+			a.ArrivalMs[writer] = ms
+		}
+	}
+	return a
+}
+
 // savedSets are the sets that a checkpoint has, by source.
 func (c *core) savedSets(m *eventv1.Manifest) (map[string]*eventv1.DedupSet, error) {
 	if !c.joined {
@@ -99,6 +167,7 @@ func (b *branch) saved() *eventv1.DedupSet {
 // Checkpoint says what a checkpoint needs of the sets, and returns the keys that are new.
 func (c *core) Checkpoint(m *eventv1.Manifest) (chunks []checkpoint.Chunk) {
 	state := &eventv1.DedupState{Sets: map[string]*eventv1.DedupSet{}}
+	chunks, c.inherited = c.inherited, nil
 	for source, b := range c.branches {
 		if b.set == nil {
 			continue

@@ -28,21 +28,21 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	s.partitions[number] = c
 	s.mu.Unlock()
 
-	lanes := make([]int, pipeline.GetLanes())
-	for i := range lanes {
-		lanes[i] = i
-	}
+	sets := laneSetsOf(s.rec)
 	ingestLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.Ingest}
 	lettersLog := fencedlog.Log{Pipeline: pipeline.GetId(), Stage: fencedlog.DeadLetters}
-	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, fencedlog.IngestWriter(source, number), fencedlog.Options{Lanes: lanes, Wait: status.waiting})
+	writer, recovered, err := fencedlog.Open(ctx, deps.JS, ingestLog, fencedlog.IngestWriter(source, number), fencedlog.Options{Lanes: sets.lanes(), Wait: status.waiting})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.sameLanes(ctx); err != nil {
 		return nil, err
 	}
 	dead, err := fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(source, number))
 	if err != nil {
 		return nil, err
 	}
-	pos, err := recoverPosition(at.id, firstOffset(s.rec, source, at.id, number, at.earliest), len(lanes), recovered, dead)
+	pos, err := recoverPosition(at.id, firstOffset(s.rec, source, at.id, number, at.earliest), sets, recovered, dead)
 	if err != nil {
 		return nil, err
 	}
@@ -58,22 +58,20 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	if pos.wentBack(topic, number, at, time.Now()) {
 		s.service.log.Error("the ingest log had been further", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
 		// Before anything is read, and before the group's offset goes back: what was read before may be in the table.
-		body, err := pos.body(topic, number)
-		if err != nil {
+		if err := settlePosition(ctx, writer, pos, topic, number); err != nil {
 			return nil, err
 		}
-		if err := writer.Settle(ctx, body); err != nil {
+	}
+	if pos.changed {
+		// Before anything is appended to a lane of the new set: until then nobody can tell that the old one gets no more.
+		if err := settlePosition(ctx, writer, pos, topic, number); err != nil {
 			return nil, err
 		}
 	}
 	if pos.fit(topic, number, at.earliest, at.end, time.Now()) {
 		s.service.log.Error("records are missing in Kafka", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
 		// Before anything is read: what the logs said so far no longer fits the offsets.
-		body, err := pos.body(topic, number)
-		if err != nil {
-			return nil, err
-		}
-		if err := writer.Settle(ctx, body); err != nil {
+		if err := settlePosition(ctx, writer, pos, topic, number); err != nil {
 			return nil, err
 		}
 		dirty = false
@@ -86,7 +84,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		share = min(share, max(most/2/int64(max(partitions*s.branches, 1)), minShare))
 	}
 	large := min(256<<10, limit/4)
-	buffers := max(len(s.group), 1) * s.branches * len(lanes) * buffersPerLane
+	buffers := max(len(s.group), 1) * s.branches * sets.current.Count * buffersPerLane
 	dedup := s.branch.Dedup
 	p := &partition{
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
@@ -119,6 +117,14 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	status.settled(pos)
 	status.running()
 	return c, nil
+}
+
+func settlePosition(ctx context.Context, writer *fencedlog.Writer, pos position, topic string, number int32) error {
+	body, err := pos.body(topic, number)
+	if err != nil {
+		return err
+	}
+	return writer.Settle(ctx, body)
 }
 
 // lingerShare keeps what a lane gets from all partitions at 500 batches a second, as far as the delay permits.

@@ -277,7 +277,7 @@ func (w *world) logged() (offsets map[int32]map[int64]int, ids map[uint64]int) {
 				for i := range 8 {
 					key |= uint64(v.Keys[16*row+i]) << (8 * i)
 				}
-				require.Equal(w.t, lane, int(key%uint64(w.rec.GetSpec().GetLanes())))
+				require.Equal(w.t, lane, batch.Share(key, int(w.rec.GetSpec().GetLanes())))
 			}
 		})
 	}

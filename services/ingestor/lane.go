@@ -116,11 +116,12 @@ type sealed struct {
 
 // lane appends the sealed buffers of one lane, one after the other.
 type lane struct {
-	index int
-	fill  *buffer   // owned by the partition's loop
-	since time.Time // owned by the partition's loop; when fill got its first row
-	free  chan *buffer
-	work  chan sealed
+	index  int       // in the set
+	number int       // in the log
+	fill   *buffer   // owned by the partition's loop
+	since  time.Time // owned by the partition's loop; when fill got its first row
+	free   chan *buffer
+	work   chan sealed
 }
 
 // appender appends what its partition's loop seals. One goroutine a lane.
@@ -164,8 +165,8 @@ func (a *appender) append(ctx context.Context, l *lane, s sealed) error {
 	}
 	// A crash before this: the records are read from Kafka again. After it: the lane's last
 	// message tells that they are in.
-	ctx, ended := s.buf.origin.append(ctx, l.index, len(s.buf.data))
-	sequence, err := a.writer.Append(ctx, l.index, s.position, s.buf.data)
+	ctx, ended := s.buf.origin.append(ctx, l.number, len(s.buf.data))
+	sequence, err := a.writer.Append(ctx, l.number, s.position, s.buf.data)
 	ended(sequence, err)
 	if err == nil {
 		a.counts.appended(ctx, len(s.buf.data), s.buf.origin.oldestMS)

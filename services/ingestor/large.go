@@ -36,7 +36,7 @@ func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, 
 	p.advance(msg)
 	p.add(l, msg, row)
 	err = l.fill.encode(p.envelope(false), p.app.limit)
-	if err == nil && !p.logged(msg, l) {
+	if err == nil && !p.logged(msg, row, l) {
 		return p.seal(ctx, l, sealed{encoded: true, release: release})
 	}
 	l.fill = p.app.newBuffer() // not the large one's memory

@@ -293,7 +293,7 @@ func TestKafkaLosesItsEnd(t *testing.T) {
 	body, err := pos.body("events", 3)
 	require.NoError(t, err)
 	// A crash at once: the tokens of before must not hide the new records.
-	again, err := recoverPosition(id, 0, 2, fencedlog.Recovered{Body: body, Last: map[int]fencedlog.Last{
+	again, err := recoverPosition(id, 0, lanesFrom0(2), fencedlog.Recovered{Body: body, Last: map[int]fencedlog.Last{
 		0: {Position: token(id, 100, 0)}, 1: {Position: token(id, 91, 1)},
 	}}, token(id, 95, 0))
 	require.NoError(t, err)

@@ -164,7 +164,7 @@ func (p *partition) take(ctx context.Context, msg *sarama.ConsumerMessage) error
 	if len(msg.Value) >= p.large {
 		return p.takeLarge(ctx, msg, row, l)
 	}
-	if p.logged(msg, l) {
+	if p.logged(msg, row, l) {
 		return p.recount(ctx, msg, row, l)
 	}
 	if !l.fill.rows.Fits(msg.Offset) {
@@ -207,9 +207,9 @@ func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
 	p.saw(row.EventMS)
 }
 
-// logged tells that the lane's log has the record since before a crash.
-func (p *partition) logged(msg *sarama.ConsumerMessage, l *lane) bool {
-	return msg.Offset < p.pos.lanes[l.index]
+// logged tells that the lane's log has the record since before a crash, or a lane of the set before.
+func (p *partition) logged(msg *sarama.ConsumerMessage, row rows.Row, l *lane) bool {
+	return msg.Offset < p.pos.lanes[l.index] || p.pos.before.has(row, p.plan, msg.Key, p.number, msg.Offset)
 }
 
 // recount counts a record that the lane's log has. Its columns are thrown away again: only they
@@ -246,6 +246,9 @@ func (p *partition) settle(ctx context.Context) error {
 	}
 	if p.pulse != nil {
 		p.pos.lastRecord = p.pulse.idleFrom.UnixMilli()
+	}
+	if p.pos.before.highest() <= p.pos.next {
+		p.pos.before = before{} // all of it has gone by
 	}
 	body, err := p.pos.body(p.topic, p.number)
 	if err != nil {

@@ -61,8 +61,11 @@ type position struct {
 	id         topicID
 	next       int64       // everything before it is in all lanes and in the dead-letter log
 	tally      batch.Tally // counted up to next
-	lanes      []int64     // by lane: records before it are in that lane's log; never less than next
-	maxEvent   int64       // largest event time before next, if hasMax; only with a join
+	lanes      []int64     // by lane of the set: records before it are in that lane's log; never less than next
+	from       int         // first lane of the set
+	before     before
+	changed    bool  // the log does not say yet that the writer goes on in this set
+	maxEvent   int64 // largest event time before next, if hasMax; only with a join
 	hasMax     bool
 	lastRecord int64 // as the fence said it: when the last record was read, in milliseconds since 1970; 0 = not known
 
@@ -85,13 +88,18 @@ func (p position) token() string { return token(p.id, p.next, p.rewinds) }
 
 // recoverPosition works out where a writer goes on from what the logs say of its past. first is
 // where a partition begins that has no past in this incarnation of the topic.
-func recoverPosition(id topicID, first int64, lanes int, log fencedlog.Recovered, deadLetter string) (position, error) {
-	pos := position{id: id, next: first, lanes: make([]int64, lanes), fresh: true}
+func recoverPosition(id topicID, first int64, sets laneSets, log fencedlog.Recovered, deadLetter string) (position, error) {
+	pos := position{id: id, next: first, lanes: make([]int64, sets.current.Count), from: sets.current.First, fresh: true}
+	var settled eventv1.IngestPosition
+	if err := proto.Unmarshal(log.Body, &settled); err != nil {
+		return position{}, fmt.Errorf("read the settled position: %w", err)
+	}
+	from, err := sets.written(log.Body != nil, &settled)
+	if err != nil {
+		return position{}, err
+	}
+	pos.changed = from != pos.from
 	if log.Body != nil {
-		var settled eventv1.IngestPosition
-		if err := proto.Unmarshal(log.Body, &settled); err != nil {
-			return position{}, fmt.Errorf("read the settled position: %w", err)
-		}
 		// Counts go on when the topic was made anew; offsets do not.
 		pos.tally = batch.TallyOf(settled.GetTally())
 		pos.loss = loss{settled.GetLostOffsets(), settled.GetLastLoss(), settled.GetLastLossMs()}
@@ -103,14 +111,16 @@ func recoverPosition(id topicID, first int64, lanes int, log fencedlog.Recovered
 			pos.rewinds, pos.rewoundTo = settled.GetRewinds(), settled.GetRewoundTo()
 		}
 	}
-	for lane := range lanes {
+	for i, lane := range sets.current.Lanes() {
 		next, err := pos.advanced(log.Last[lane].Position)
 		if err != nil {
 			return position{}, err
 		}
-		pos.lanes[lane] = next
+		pos.lanes[i] = next
 	}
-	var err error
+	if pos.before, err = pos.recoverBefore(&settled, sets, log); err != nil {
+		return position{}, err
+	}
 	if pos.dead, err = pos.advanced(deadLetter); err != nil {
 		return position{}, err
 	}
@@ -143,7 +153,9 @@ func (p position) reached(text string) (int64, error) {
 }
 
 // highest is the offset before which something may be in the logs.
-func (p position) highest() int64 { return max(p.next, p.dead, slices.Max(p.lanes)) }
+func (p position) highest() int64 {
+	return max(p.next, p.dead, slices.Max(p.lanes), p.before.highest())
+}
 
 // fit brings the position into what Kafka has: [earliest, end). It tells whether it had to, and with
 // that that the position must be settled before anything is read.
@@ -155,6 +167,7 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 		for i := range p.lanes {
 			p.lanes[i] = min(p.lanes[i], end)
 		}
+		p.before.cut(end)
 		p.loss.text = fmt.Sprintf("Kafka lost the end of partition %d of %s: it had been read up to offset %d and ended at %d; reading goes on from there",
 			partition, topic, highest-1, end)
 		p.loss.ms = now.UnixMilli()
@@ -192,7 +205,10 @@ func (p position) body(topic string, partition int32) ([]byte, error) {
 		Topic: topic, TopicId: p.id[:], Partition: partition, NextOffset: p.next, Tally: p.tally.Proto(),
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
-		LastRecordMs: p.lastRecord, SeenOffset: p.seen,
+		LastRecordMs: p.lastRecord, SeenOffset: p.seen, LanesFrom: uint32(p.from),
+	}
+	if p.before.highest() > p.next {
+		body.BeforeFrom, body.BeforeOffsets = uint32(p.before.first), p.before.offsets
 	}
 	if p.hasMax {
 		body.MaxEventMs = &p.maxEvent

@@ -11,6 +11,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
+	"sluice/libs/spec"
 )
 
 func TestRecoverPosition(t *testing.T) {
@@ -62,12 +63,12 @@ func TestRecoverPosition(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := recoverPosition(now, 7, 2, c.log, c.dead)
+			got, err := recoverPosition(now, 7, lanesFrom0(2), c.log, c.dead)
 			require.NoError(t, err)
 			require.Equal(t, c.want, got)
 		})
 	}
-	_, err := recoverPosition(now, 7, 1, fencedlog.Recovered{Last: at("nonsense")}, "")
+	_, err := recoverPosition(now, 7, lanesFrom0(1), fencedlog.Recovered{Last: at("nonsense")}, "")
 	require.ErrorContains(t, err, `position "nonsense"`)
 }
 
@@ -91,9 +92,10 @@ func TestTheLogWentBack(t *testing.T) {
 	require.False(t, pos.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "once")
 	body, err := pos.body("t", 0)
 	require.NoError(t, err)
-	again, err := recoverPosition(topicID{}, 0, 1, fencedlog.Recovered{Body: body}, "")
+	again, err := recoverPosition(topicID{}, 0, lanesFrom0(1), fencedlog.Recovered{Body: body}, "")
 	require.NoError(t, err)
 	require.EqualValues(t, 60, again.seen)
 	fresh := position{fresh: true}
 	require.False(t, fresh.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "another pipeline's")
 }
+func lanesFrom0(n int) laneSets { return laneSets{current: spec.LaneSet{Count: n}} }

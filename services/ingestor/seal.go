@@ -71,7 +71,7 @@ func (p *partition) sealAll(ctx context.Context) error {
 func (p *partition) startLanes(ctx context.Context) (wait func()) {
 	var running sync.WaitGroup
 	for i := range p.pos.lanes {
-		l := &lane{index: i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
+		l := &lane{index: i, number: p.pos.from + i, free: make(chan *buffer, buffersPerLane), work: make(chan sealed, 1)}
 		for range buffersPerLane {
 			l.free <- p.app.newBuffer()
 		}

@@ -44,9 +44,10 @@ const stageName = "join"
 // Join runs this instance's share of the lanes of all pipelines that have a join. It is a service.Service and a service.Stage.
 type Join struct {
 	*lanes.Manager
-	deps    service.Deps
-	metrics *metrics
-	dir     string // for rows beyond the memory
+	registry lanes.Registry
+	deps     service.Deps
+	metrics  *metrics
+	dir      string // for rows beyond the memory
 }
 
 var (
@@ -84,7 +85,7 @@ func New(deps service.Deps, reg lanes.Registry, dir string) (*Join, error) {
 	if dir == "" {
 		dir = os.TempDir()
 	}
-	j := &Join{deps: deps, metrics: m, dir: filepath.Join(dir, "sluice-join-"+deps.Instance)}
+	j := &Join{deps: deps, registry: reg, metrics: m, dir: filepath.Join(dir, "sluice-join-"+deps.Instance)}
 	if err := os.RemoveAll(j.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("empty %s: %w", j.dir, err)
 	}
@@ -107,6 +108,10 @@ func (j *Join) lane(ctx context.Context, owned *lanes.Lane) error {
 // run runs a lane; interval is between checkpoints, 0: the usual.
 func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineRecord, index int, log *slog.Logger, interval time.Duration) error {
 	p := record.GetSpec()
+	set, before, err := spec.LaneSetAndBefore(record, index)
+	if err != nil {
+		return err
+	}
 	c := newCore(record, config{
 		lane: index, log: log, maxMessage: int(j.deps.NATS.MaxPayload()),
 		disk: func() (state.Disk, error) { return disk.Open(j.dir) },
@@ -119,7 +124,8 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		}
 	}()
 	return fold.Run(ctx, c, fold.Options{
-		JS: j.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index, OfLanes: int(p.GetLanes()),
+		JS: j.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index,
+		Set: set, Before: before, Replaced: set != spec.CurrentLanes(record), Live: spec.LiveLanes(record), Same: lanes.Same(j.registry, record),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Join}, Next: "sink",
 		SealAfter: c.sealAfter(),

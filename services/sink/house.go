@@ -12,6 +12,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
+	"sluice/libs/spec"
 )
 
 // keepHouse moves an idle lane on, so that it does not hold back the purge, and purges the upstream log. The
@@ -22,10 +23,23 @@ func (l *lane) keepHouse(ctx context.Context) error {
 	if err := l.moveOn(ctx); err != nil {
 		return err
 	}
-	if l.index != 0 {
+	if l.index != spec.CurrentLanes(l.record).First {
 		return nil
 	}
 	return l.purge(ctx)
+}
+
+// begin moves a lane that has read nothing, of a set that has replaced another, to where the log begins: nothing of it is purged before it has a position.
+func (l *lane) begin(ctx context.Context) error {
+	if l.covered > 0 || l.pos.stored.GetPending() != nil || spec.CurrentLanes(l.record).First == 0 {
+		return nil
+	}
+	first, _, err := fencedlog.Bounds(ctx, l.js, l.upstream)
+	if err != nil || first <= 1 {
+		return err
+	}
+	l.covered = first - 1
+	return nil
 }
 
 // moveOn covers the messages of other lanes that lie between this lane's last message and the log's end. Without it
@@ -67,7 +81,7 @@ func (l *lane) purge(ctx context.Context) error {
 	if lost, err := l.lostTo(ctx, l.pos.stored); lost || err != nil {
 		return err
 	}
-	for lane := range int(l.record.GetSpec().GetLanes()) {
+	for _, lane := range spec.LiveLanes(l.record) {
 		if lane == l.index {
 			continue
 		}
@@ -82,6 +96,9 @@ func (l *lane) purge(ctx context.Context) error {
 		if err := proto.Unmarshal(entry.Value(), &p); err != nil {
 			return fmt.Errorf("read the position of lane %d: %w", lane, err)
 		}
+		if p.GetClosed() {
+			continue // of a set that another has replaced; the record may say so later than its position
+		}
 		if lost, err := l.lostTo(ctx, &p); lost || err != nil {
 			return err
 		}
@@ -89,7 +106,7 @@ func (l *lane) purge(ctx context.Context) error {
 	}
 	if l.upstream.Stage == fencedlog.Join {
 		// A join that heals from a loss of its own input reads in its log what it has put out since its last checkpoint.
-		needed, err := checkpoint.Needed(ctx, l.js, l.upstream.Pipeline, l.upstream.Stage, int(l.record.GetSpec().GetLanes()))
+		needed, err := checkpoint.Needed(ctx, l.js, l.upstream.Pipeline, l.upstream.Stage, spec.LiveLanes(l.record))
 		if err != nil {
 			return err
 		}
@@ -102,6 +119,10 @@ func (l *lane) purge(ctx context.Context) error {
 				lowest = min(lowest, sequence+1)
 			}
 		}
+	}
+	// Asked after the positions: what other lanes get from now on lies behind all that these have read.
+	if same, err := l.same(ctx); err != nil || !same {
+		return err
 	}
 	// The message that is covered last stays: its time tells whether the log has lost its tail.
 	if err := fencedlog.Purge(ctx, l.js, l.upstream, lowest); err != nil {

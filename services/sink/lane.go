@@ -61,6 +61,7 @@ type lane struct {
 	instance string
 	record   *controlv1.PipelineRecord
 	index    int
+	same     func(context.Context) (bool, error) // see lanes.Same
 	upstream fencedlog.Log
 	table    clickhouse.Name
 	layouts  map[uint64]*layout
@@ -130,6 +131,9 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	if err := l.restore(l.pos.stored); err != nil {
+		return err
+	}
+	if err := l.begin(ctx); err != nil {
 		return err
 	}
 	if err := l.verify(ctx); err != nil {

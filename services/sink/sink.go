@@ -35,8 +35,9 @@ const stageName = "sink"
 // Sink runs this instance's share of the lanes of all pipelines. It is a service.Service and a service.Stage.
 type Sink struct {
 	*lanes.Manager
-	deps    service.Deps
-	metrics *metrics
+	deps     service.Deps
+	registry lanes.Registry
+	metrics  *metrics
 }
 
 var (
@@ -53,7 +54,7 @@ func New(deps service.Deps, registry lanes.Registry) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{deps: deps, metrics: m}
+	s := &Sink{deps: deps, registry: registry, metrics: m}
 	s.Manager = lanes.New(lanes.Config{
 		Stage: stageName, Instance: deps.Instance, JS: deps.JS, Registry: registry, Log: deps.Log, Meter: deps.Meter,
 		Wanted: wanted, Run: s.lane,
@@ -92,6 +93,7 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
 		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff}, tracer: s.deps.Tracer,
+		same:    lanes.Same(s.registry, record),
 		publish: func(r *eventv1.Receipt) error { return receipts.Publish(s.deps.NATS, p.GetId(), r) },
 	}
 	l.letters = &letters{

@@ -15,6 +15,7 @@ import (
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
+	v1 "sluice/gen/sluice/event/v1"
 	sync "sync"
 	unsafe "unsafe"
 )
@@ -427,7 +428,7 @@ func (x Guarantee_Level) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Guarantee_Level.Descriptor instead.
 func (Guarantee_Level) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type PipelineStatus_State int32
@@ -487,7 +488,7 @@ func (x PipelineStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PipelineStatus_State.Descriptor instead.
 func (PipelineStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41, 0}
 }
 
 type VerifyResult_Verdict int32
@@ -541,7 +542,7 @@ func (x VerifyResult_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VerifyResult_Verdict.Descriptor instead.
 func (VerifyResult_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46, 0}
 }
 
 type VerifyDifference_Kind int32
@@ -590,7 +591,7 @@ func (x VerifyDifference_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VerifyDifference_Kind.Descriptor instead.
 func (VerifyDifference_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50, 0}
 }
 
 type TracedEvent_Outcome int32
@@ -662,7 +663,7 @@ func (x TracedEvent_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TracedEvent_Outcome.Descriptor instead.
 func (TracedEvent_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57, 0}
 }
 
 // Pipeline is the specification that a user writes, in YAML or JSON.
@@ -1918,8 +1919,12 @@ type PipelineRecord struct {
 	UpdateTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// With a join: start_offsets by source.
 	SourceStartOffsets map[string]*StartOffsets `protobuf:"bytes,10,rep,name=source_start_offsets,json=sourceStartOffsets,proto3" json:"source_start_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The sets of lanes: the last takes new events; one before it is drained, and its state is taken over. Empty: one of spec.lanes lanes from 0 on.
+	LaneSets []*LaneSet `protobuf:"bytes,20,rep,name=lane_sets,json=laneSets,proto3" json:"lane_sets,omitempty"`
+	// What the lanes have counted, by stage, that are drained and gone.
+	Drained       map[string]*v1.Tally `protobuf:"bytes,21,rep,name=drained,proto3" json:"drained,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PipelineRecord) Reset() {
@@ -2022,6 +2027,73 @@ func (x *PipelineRecord) GetSourceStartOffsets() map[string]*StartOffsets {
 	return nil
 }
 
+func (x *PipelineRecord) GetLaneSets() []*LaneSet {
+	if x != nil {
+		return x.LaneSets
+	}
+	return nil
+}
+
+func (x *PipelineRecord) GetDrained() map[string]*v1.Tally {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
+// LaneSet is lanes that share events out among them by key. A change of `lanes` begins another set; a lane's number is never used twice.
+type LaneSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	First         uint32                 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Count         uint32                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LaneSet) Reset() {
+	*x = LaneSet{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LaneSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LaneSet) ProtoMessage() {}
+
+func (x *LaneSet) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LaneSet.ProtoReflect.Descriptor instead.
+func (*LaneSet) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LaneSet) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *LaneSet) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Schema is the columns of a pipeline, resolved against the table.
 type Schema struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2033,7 +2105,7 @@ type Schema struct {
 
 func (x *Schema) Reset() {
 	*x = Schema{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2117,7 @@ func (x *Schema) String() string {
 func (*Schema) ProtoMessage() {}
 
 func (x *Schema) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[16]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2130,7 @@ func (x *Schema) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schema.ProtoReflect.Descriptor instead.
 func (*Schema) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{16}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Schema) GetRevision() uint64 {
@@ -2092,7 +2164,7 @@ type SchemaColumn struct {
 
 func (x *SchemaColumn) Reset() {
 	*x = SchemaColumn{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2176,7 @@ func (x *SchemaColumn) String() string {
 func (*SchemaColumn) ProtoMessage() {}
 
 func (x *SchemaColumn) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[17]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2189,7 @@ func (x *SchemaColumn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchemaColumn.ProtoReflect.Descriptor instead.
 func (*SchemaColumn) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{17}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SchemaColumn) GetName() string {
@@ -2165,7 +2237,7 @@ type StartOffsets struct {
 
 func (x *StartOffsets) Reset() {
 	*x = StartOffsets{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2177,7 +2249,7 @@ func (x *StartOffsets) String() string {
 func (*StartOffsets) ProtoMessage() {}
 
 func (x *StartOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[18]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2190,7 +2262,7 @@ func (x *StartOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartOffsets.ProtoReflect.Descriptor instead.
 func (*StartOffsets) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{18}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StartOffsets) GetTopicId() []byte {
@@ -2225,7 +2297,7 @@ type Guarantee struct {
 
 func (x *Guarantee) Reset() {
 	*x = Guarantee{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2309,7 @@ func (x *Guarantee) String() string {
 func (*Guarantee) ProtoMessage() {}
 
 func (x *Guarantee) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[19]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2322,7 @@ func (x *Guarantee) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guarantee.ProtoReflect.Descriptor instead.
 func (*Guarantee) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{19}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Guarantee) GetLevel() Guarantee_Level {
@@ -2299,7 +2371,7 @@ type CreateRequest struct {
 
 func (x *CreateRequest) Reset() {
 	*x = CreateRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2383,7 @@ func (x *CreateRequest) String() string {
 func (*CreateRequest) ProtoMessage() {}
 
 func (x *CreateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[20]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2396,7 @@ func (x *CreateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRequest.ProtoReflect.Descriptor instead.
 func (*CreateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{20}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateRequest) GetPipeline() *Pipeline {
@@ -2352,7 +2424,7 @@ type CreateResponse struct {
 
 func (x *CreateResponse) Reset() {
 	*x = CreateResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2436,7 @@ func (x *CreateResponse) String() string {
 func (*CreateResponse) ProtoMessage() {}
 
 func (x *CreateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[21]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2449,7 @@ func (x *CreateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateResponse.ProtoReflect.Descriptor instead.
 func (*CreateResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{21}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateResponse) GetPipeline() *PipelineRecord {
@@ -2403,7 +2475,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2487,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[22]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2500,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{22}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetRequest) GetId() string {
@@ -2447,7 +2519,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2531,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[23]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2544,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{23}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetResponse) GetPipeline() *PipelineRecord {
@@ -2490,7 +2562,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2574,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[24]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2587,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{24}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{25}
 }
 
 type ListResponse struct {
@@ -2527,7 +2599,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2611,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[25]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2624,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{25}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListResponse) GetPipelines() []*PipelineRecord {
@@ -2572,7 +2644,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2656,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[26]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2669,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{26}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateRequest) GetPipeline() *Pipeline {
@@ -2624,7 +2696,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2708,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2721,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateResponse) GetPipeline() *PipelineRecord {
@@ -2675,7 +2747,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2759,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2772,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PauseRequest) GetId() string {
@@ -2719,7 +2791,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2731,7 +2803,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2744,7 +2816,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PauseResponse) GetPipeline() *PipelineRecord {
@@ -2763,7 +2835,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2847,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2860,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeRequest) GetId() string {
@@ -2807,7 +2879,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +2891,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +2904,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeResponse) GetPipeline() *PipelineRecord {
@@ -2851,7 +2923,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2935,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +2948,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteRequest) GetId() string {
@@ -2894,7 +2966,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2906,7 +2978,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2919,7 +2991,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
 }
 
 type StatusRequest struct {
@@ -2931,7 +3003,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2943,7 +3015,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2956,7 +3028,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatusRequest) GetId() string {
@@ -2975,7 +3047,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2987,7 +3059,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3000,7 +3072,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusResponse) GetStatus() *PipelineStatus {
@@ -3021,7 +3093,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3105,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3118,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *WatchRequest) GetId() string {
@@ -3072,7 +3144,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3156,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3169,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchResponse) GetStatus() *PipelineStatus {
@@ -3118,7 +3190,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3202,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3215,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListDeadLettersRequest) GetId() string {
@@ -3182,7 +3254,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3194,7 +3266,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3207,7 +3279,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListDeadLettersResponse) GetStage() string {
@@ -3328,7 +3400,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3340,7 +3412,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3353,7 +3425,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PipelineStatus) GetId() string {
@@ -3511,7 +3583,7 @@ type LaneStatus struct {
 
 func (x *LaneStatus) Reset() {
 	*x = LaneStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3523,7 +3595,7 @@ func (x *LaneStatus) String() string {
 func (*LaneStatus) ProtoMessage() {}
 
 func (x *LaneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3536,7 +3608,7 @@ func (x *LaneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneStatus.ProtoReflect.Descriptor instead.
 func (*LaneStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LaneStatus) GetStage() string {
@@ -3622,7 +3694,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +3706,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +3719,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *VerifyRequest) GetId() string {
@@ -3684,7 +3756,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3696,7 +3768,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3709,7 +3781,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{43}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *VerifyResponse) GetMessage() isVerifyResponse_Message {
@@ -3766,7 +3838,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3778,7 +3850,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3791,7 +3863,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{44}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *VerifyProgress) GetStep() string {
@@ -3837,7 +3909,7 @@ type VerifyResult struct {
 
 func (x *VerifyResult) Reset() {
 	*x = VerifyResult{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3849,7 +3921,7 @@ func (x *VerifyResult) String() string {
 func (*VerifyResult) ProtoMessage() {}
 
 func (x *VerifyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3862,7 +3934,7 @@ func (x *VerifyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResult.ProtoReflect.Descriptor instead.
 func (*VerifyResult) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *VerifyResult) GetVerdict() VerifyResult_Verdict {
@@ -3943,7 +4015,7 @@ type VerifyPartition struct {
 
 func (x *VerifyPartition) Reset() {
 	*x = VerifyPartition{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3955,7 +4027,7 @@ func (x *VerifyPartition) String() string {
 func (*VerifyPartition) ProtoMessage() {}
 
 func (x *VerifyPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3968,7 +4040,7 @@ func (x *VerifyPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPartition.ProtoReflect.Descriptor instead.
 func (*VerifyPartition) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *VerifyPartition) GetSource() string {
@@ -4063,7 +4135,7 @@ type VerifyLane struct {
 
 func (x *VerifyLane) Reset() {
 	*x = VerifyLane{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4075,7 +4147,7 @@ func (x *VerifyLane) String() string {
 func (*VerifyLane) ProtoMessage() {}
 
 func (x *VerifyLane) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4088,7 +4160,7 @@ func (x *VerifyLane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLane.ProtoReflect.Descriptor instead.
 func (*VerifyLane) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyLane) GetStage() string {
@@ -4157,7 +4229,7 @@ type VerifyTable struct {
 
 func (x *VerifyTable) Reset() {
 	*x = VerifyTable{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4241,7 @@ func (x *VerifyTable) String() string {
 func (*VerifyTable) ProtoMessage() {}
 
 func (x *VerifyTable) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4254,7 @@ func (x *VerifyTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTable.ProtoReflect.Descriptor instead.
 func (*VerifyTable) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{48}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VerifyTable) GetName() string {
@@ -4254,7 +4326,7 @@ type VerifyDifference struct {
 
 func (x *VerifyDifference) Reset() {
 	*x = VerifyDifference{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4338,7 @@ func (x *VerifyDifference) String() string {
 func (*VerifyDifference) ProtoMessage() {}
 
 func (x *VerifyDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4351,7 @@ func (x *VerifyDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDifference.ProtoReflect.Descriptor instead.
 func (*VerifyDifference) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyDifference) GetKind() VerifyDifference_Kind {
@@ -4350,7 +4422,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4362,7 +4434,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4375,7 +4447,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *TraceRequest) GetId() string {
@@ -4450,7 +4522,7 @@ type TraceOffset struct {
 
 func (x *TraceOffset) Reset() {
 	*x = TraceOffset{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4462,7 +4534,7 @@ func (x *TraceOffset) String() string {
 func (*TraceOffset) ProtoMessage() {}
 
 func (x *TraceOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4475,7 +4547,7 @@ func (x *TraceOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceOffset.ProtoReflect.Descriptor instead.
 func (*TraceOffset) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TraceOffset) GetPartition() int32 {
@@ -4506,7 +4578,7 @@ type TraceKey struct {
 
 func (x *TraceKey) Reset() {
 	*x = TraceKey{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4518,7 +4590,7 @@ func (x *TraceKey) String() string {
 func (*TraceKey) ProtoMessage() {}
 
 func (x *TraceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4531,7 +4603,7 @@ func (x *TraceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceKey.ProtoReflect.Descriptor instead.
 func (*TraceKey) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{52}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TraceKey) GetValues() []string {
@@ -4568,7 +4640,7 @@ type TraceResponse struct {
 
 func (x *TraceResponse) Reset() {
 	*x = TraceResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4580,7 +4652,7 @@ func (x *TraceResponse) String() string {
 func (*TraceResponse) ProtoMessage() {}
 
 func (x *TraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4593,7 +4665,7 @@ func (x *TraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
 func (*TraceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{53}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TraceResponse) GetEvents() []*TracedEvent {
@@ -4630,7 +4702,7 @@ type FollowTraceResponse struct {
 
 func (x *FollowTraceResponse) Reset() {
 	*x = FollowTraceResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4642,7 +4714,7 @@ func (x *FollowTraceResponse) String() string {
 func (*FollowTraceResponse) ProtoMessage() {}
 
 func (x *FollowTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4655,7 +4727,7 @@ func (x *FollowTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowTraceResponse.ProtoReflect.Descriptor instead.
 func (*FollowTraceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FollowTraceResponse) GetMessage() isFollowTraceResponse_Message {
@@ -4712,7 +4784,7 @@ type TraceProgress struct {
 
 func (x *TraceProgress) Reset() {
 	*x = TraceProgress{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4724,7 +4796,7 @@ func (x *TraceProgress) String() string {
 func (*TraceProgress) ProtoMessage() {}
 
 func (x *TraceProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4737,7 +4809,7 @@ func (x *TraceProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceProgress.ProtoReflect.Descriptor instead.
 func (*TraceProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *TraceProgress) GetStep() string {
@@ -4780,7 +4852,7 @@ type TracedEvent struct {
 
 func (x *TracedEvent) Reset() {
 	*x = TracedEvent{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +4864,7 @@ func (x *TracedEvent) String() string {
 func (*TracedEvent) ProtoMessage() {}
 
 func (x *TracedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +4877,7 @@ func (x *TracedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
 func (*TracedEvent) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TracedEvent) GetSource() string {
@@ -4887,7 +4959,7 @@ type TraceStep struct {
 
 func (x *TraceStep) Reset() {
 	*x = TraceStep{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4899,7 +4971,7 @@ func (x *TraceStep) String() string {
 func (*TraceStep) ProtoMessage() {}
 
 func (x *TraceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4912,7 +4984,7 @@ func (x *TraceStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
 func (*TraceStep) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TraceStep) GetStage() string {
@@ -4990,7 +5062,7 @@ type TraceMatch struct {
 
 func (x *TraceMatch) Reset() {
 	*x = TraceMatch{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5074,7 @@ func (x *TraceMatch) String() string {
 func (*TraceMatch) ProtoMessage() {}
 
 func (x *TraceMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5087,7 @@ func (x *TraceMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceMatch.ProtoReflect.Descriptor instead.
 func (*TraceMatch) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TraceMatch) GetSource() string {
@@ -5043,7 +5115,7 @@ var File_sluice_control_v1_pipeline_proto protoreflect.FileDescriptor
 
 const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\n" +
-	" sluice/control/v1/pipeline.proto\x12\x11sluice.control.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x04\n" +
+	" sluice/control/v1/pipeline.proto\x12\x11sluice.control.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsluice/event/v1/event.proto\"\xd0\x04\n" +
 	"\bPipeline\x12:\n" +
 	"\x02id\x18\x01 \x01(\tB*\xbaH'r%\x10\x01\x18?2\x1f^[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x02id\x121\n" +
 	"\x06source\x18\x02 \x01(\v2\x19.sluice.control.v1.SourceR\x06source\x12.\n" +
@@ -5167,7 +5239,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x04rows\x18\x01 \x01(\rB\n" +
 	"\xbaH\a*\x05\x18\x80\xad\xe2\x04R\x04rows\x12!\n" +
 	"\x05bytes\x18\x02 \x01(\x04B\v\xbaH\b2\x06\x18\x80\x80\x80\x80\x04R\x05bytes\x12J\n" +
-	"\tmax_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\bmaxDelay\"\xb4\x05\n" +
+	"\tmax_delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x03\b\x90\x1c2\x05\x10\x80\xad\xe2\x04R\bmaxDelay\"\x8b\a\n" +
 	"\x0ePipelineRecord\x12/\n" +
 	"\x04spec\x18\x01 \x01(\v2\x1b.sluice.control.v1.PipelineR\x04spec\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x129\n" +
@@ -5183,10 +5255,18 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12k\n" +
 	"\x14source_start_offsets\x18\n" +
-	" \x03(\v29.sluice.control.v1.PipelineRecord.SourceStartOffsetsEntryR\x12sourceStartOffsets\x1af\n" +
+	" \x03(\v29.sluice.control.v1.PipelineRecord.SourceStartOffsetsEntryR\x12sourceStartOffsets\x127\n" +
+	"\tlane_sets\x18\x14 \x03(\v2\x1a.sluice.control.v1.LaneSetR\blaneSets\x12H\n" +
+	"\adrained\x18\x15 \x03(\v2..sluice.control.v1.PipelineRecord.DrainedEntryR\adrained\x1af\n" +
 	"\x17SourceStartOffsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sluice.control.v1.StartOffsetsR\x05value:\x028\x01\"_\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sluice.control.v1.StartOffsetsR\x05value:\x028\x01\x1aR\n" +
+	"\fDrainedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TallyR\x05value:\x028\x01\"5\n" +
+	"\aLaneSet\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\rR\x05first\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\rR\x05count\"_\n" +
 	"\x06Schema\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x129\n" +
 	"\acolumns\x18\x02 \x03(\v2\x1f.sluice.control.v1.SchemaColumnR\acolumns\"\x91\x01\n" +
@@ -5526,7 +5606,7 @@ func file_sluice_control_v1_pipeline_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
+var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(Isolation)(0),                  // 0: sluice.control.v1.Isolation
 	(Keep)(0),                       // 1: sluice.control.v1.Keep
@@ -5556,59 +5636,62 @@ var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(*Column)(nil),                  // 25: sluice.control.v1.Column
 	(*Batch)(nil),                   // 26: sluice.control.v1.Batch
 	(*PipelineRecord)(nil),          // 27: sluice.control.v1.PipelineRecord
-	(*Schema)(nil),                  // 28: sluice.control.v1.Schema
-	(*SchemaColumn)(nil),            // 29: sluice.control.v1.SchemaColumn
-	(*StartOffsets)(nil),            // 30: sluice.control.v1.StartOffsets
-	(*Guarantee)(nil),               // 31: sluice.control.v1.Guarantee
-	(*CreateRequest)(nil),           // 32: sluice.control.v1.CreateRequest
-	(*CreateResponse)(nil),          // 33: sluice.control.v1.CreateResponse
-	(*GetRequest)(nil),              // 34: sluice.control.v1.GetRequest
-	(*GetResponse)(nil),             // 35: sluice.control.v1.GetResponse
-	(*ListRequest)(nil),             // 36: sluice.control.v1.ListRequest
-	(*ListResponse)(nil),            // 37: sluice.control.v1.ListResponse
-	(*UpdateRequest)(nil),           // 38: sluice.control.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 39: sluice.control.v1.UpdateResponse
-	(*PauseRequest)(nil),            // 40: sluice.control.v1.PauseRequest
-	(*PauseResponse)(nil),           // 41: sluice.control.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 42: sluice.control.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 43: sluice.control.v1.ResumeResponse
-	(*DeleteRequest)(nil),           // 44: sluice.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 45: sluice.control.v1.DeleteResponse
-	(*StatusRequest)(nil),           // 46: sluice.control.v1.StatusRequest
-	(*StatusResponse)(nil),          // 47: sluice.control.v1.StatusResponse
-	(*WatchRequest)(nil),            // 48: sluice.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 49: sluice.control.v1.WatchResponse
-	(*ListDeadLettersRequest)(nil),  // 50: sluice.control.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 51: sluice.control.v1.ListDeadLettersResponse
-	(*PipelineStatus)(nil),          // 52: sluice.control.v1.PipelineStatus
-	(*LaneStatus)(nil),              // 53: sluice.control.v1.LaneStatus
-	(*VerifyRequest)(nil),           // 54: sluice.control.v1.VerifyRequest
-	(*VerifyResponse)(nil),          // 55: sluice.control.v1.VerifyResponse
-	(*VerifyProgress)(nil),          // 56: sluice.control.v1.VerifyProgress
-	(*VerifyResult)(nil),            // 57: sluice.control.v1.VerifyResult
-	(*VerifyPartition)(nil),         // 58: sluice.control.v1.VerifyPartition
-	(*VerifyLane)(nil),              // 59: sluice.control.v1.VerifyLane
-	(*VerifyTable)(nil),             // 60: sluice.control.v1.VerifyTable
-	(*VerifyDifference)(nil),        // 61: sluice.control.v1.VerifyDifference
-	(*TraceRequest)(nil),            // 62: sluice.control.v1.TraceRequest
-	(*TraceOffset)(nil),             // 63: sluice.control.v1.TraceOffset
-	(*TraceKey)(nil),                // 64: sluice.control.v1.TraceKey
-	(*TraceResponse)(nil),           // 65: sluice.control.v1.TraceResponse
-	(*FollowTraceResponse)(nil),     // 66: sluice.control.v1.FollowTraceResponse
-	(*TraceProgress)(nil),           // 67: sluice.control.v1.TraceProgress
-	(*TracedEvent)(nil),             // 68: sluice.control.v1.TracedEvent
-	(*TraceStep)(nil),               // 69: sluice.control.v1.TraceStep
-	(*TraceMatch)(nil),              // 70: sluice.control.v1.TraceMatch
-	nil,                             // 71: sluice.control.v1.Pipeline.SourcesEntry
-	nil,                             // 72: sluice.control.v1.ClickHouseSink.SettingsEntry
-	nil,                             // 73: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	nil,                             // 74: sluice.control.v1.StartOffsets.OffsetsEntry
-	nil,                             // 75: sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	nil,                             // 76: sluice.control.v1.PipelineStatus.WatermarksEntry
-	nil,                             // 77: sluice.control.v1.LaneStatus.BufferedRowsEntry
-	nil,                             // 78: sluice.control.v1.LaneStatus.WatermarksEntry
-	(*durationpb.Duration)(nil),     // 79: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 80: google.protobuf.Timestamp
+	(*LaneSet)(nil),                 // 28: sluice.control.v1.LaneSet
+	(*Schema)(nil),                  // 29: sluice.control.v1.Schema
+	(*SchemaColumn)(nil),            // 30: sluice.control.v1.SchemaColumn
+	(*StartOffsets)(nil),            // 31: sluice.control.v1.StartOffsets
+	(*Guarantee)(nil),               // 32: sluice.control.v1.Guarantee
+	(*CreateRequest)(nil),           // 33: sluice.control.v1.CreateRequest
+	(*CreateResponse)(nil),          // 34: sluice.control.v1.CreateResponse
+	(*GetRequest)(nil),              // 35: sluice.control.v1.GetRequest
+	(*GetResponse)(nil),             // 36: sluice.control.v1.GetResponse
+	(*ListRequest)(nil),             // 37: sluice.control.v1.ListRequest
+	(*ListResponse)(nil),            // 38: sluice.control.v1.ListResponse
+	(*UpdateRequest)(nil),           // 39: sluice.control.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 40: sluice.control.v1.UpdateResponse
+	(*PauseRequest)(nil),            // 41: sluice.control.v1.PauseRequest
+	(*PauseResponse)(nil),           // 42: sluice.control.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 43: sluice.control.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 44: sluice.control.v1.ResumeResponse
+	(*DeleteRequest)(nil),           // 45: sluice.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 46: sluice.control.v1.DeleteResponse
+	(*StatusRequest)(nil),           // 47: sluice.control.v1.StatusRequest
+	(*StatusResponse)(nil),          // 48: sluice.control.v1.StatusResponse
+	(*WatchRequest)(nil),            // 49: sluice.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 50: sluice.control.v1.WatchResponse
+	(*ListDeadLettersRequest)(nil),  // 51: sluice.control.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 52: sluice.control.v1.ListDeadLettersResponse
+	(*PipelineStatus)(nil),          // 53: sluice.control.v1.PipelineStatus
+	(*LaneStatus)(nil),              // 54: sluice.control.v1.LaneStatus
+	(*VerifyRequest)(nil),           // 55: sluice.control.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 56: sluice.control.v1.VerifyResponse
+	(*VerifyProgress)(nil),          // 57: sluice.control.v1.VerifyProgress
+	(*VerifyResult)(nil),            // 58: sluice.control.v1.VerifyResult
+	(*VerifyPartition)(nil),         // 59: sluice.control.v1.VerifyPartition
+	(*VerifyLane)(nil),              // 60: sluice.control.v1.VerifyLane
+	(*VerifyTable)(nil),             // 61: sluice.control.v1.VerifyTable
+	(*VerifyDifference)(nil),        // 62: sluice.control.v1.VerifyDifference
+	(*TraceRequest)(nil),            // 63: sluice.control.v1.TraceRequest
+	(*TraceOffset)(nil),             // 64: sluice.control.v1.TraceOffset
+	(*TraceKey)(nil),                // 65: sluice.control.v1.TraceKey
+	(*TraceResponse)(nil),           // 66: sluice.control.v1.TraceResponse
+	(*FollowTraceResponse)(nil),     // 67: sluice.control.v1.FollowTraceResponse
+	(*TraceProgress)(nil),           // 68: sluice.control.v1.TraceProgress
+	(*TracedEvent)(nil),             // 69: sluice.control.v1.TracedEvent
+	(*TraceStep)(nil),               // 70: sluice.control.v1.TraceStep
+	(*TraceMatch)(nil),              // 71: sluice.control.v1.TraceMatch
+	nil,                             // 72: sluice.control.v1.Pipeline.SourcesEntry
+	nil,                             // 73: sluice.control.v1.ClickHouseSink.SettingsEntry
+	nil,                             // 74: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	nil,                             // 75: sluice.control.v1.PipelineRecord.DrainedEntry
+	nil,                             // 76: sluice.control.v1.StartOffsets.OffsetsEntry
+	nil,                             // 77: sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	nil,                             // 78: sluice.control.v1.PipelineStatus.WatermarksEntry
+	nil,                             // 79: sluice.control.v1.LaneStatus.BufferedRowsEntry
+	nil,                             // 80: sluice.control.v1.LaneStatus.WatermarksEntry
+	(*durationpb.Duration)(nil),     // 81: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 82: google.protobuf.Timestamp
+	(*v1.Tally)(nil),                // 83: sluice.event.v1.Tally
 }
 var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	13,  // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
@@ -5616,18 +5699,18 @@ var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	23,  // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
 	25,  // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
 	26,  // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
-	71,  // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
+	72,  // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
 	14,  // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
 	16,  // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
 	22,  // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
 	15,  // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
-	79,  // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
+	81,  // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
 	4,   // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
 	5,   // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
-	79,  // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
-	79,  // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
-	79,  // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
-	79,  // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
+	81,  // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
+	81,  // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
+	81,  // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
+	81,  // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
 	0,   // 17: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
 	17,  // 18: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
 	19,  // 19: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
@@ -5637,101 +5720,104 @@ var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	20,  // 23: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
 	21,  // 24: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
 	18,  // 25: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	79,  // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	81,  // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
 	1,   // 27: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
 	2,   // 28: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
 	24,  // 29: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
 	18,  // 30: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
 	17,  // 31: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	72,  // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	79,  // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	73,  // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	81,  // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
 	12,  // 34: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
 	3,   // 35: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
-	28,  // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
-	30,  // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
-	31,  // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	80,  // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	80,  // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	73,  // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	29,  // 42: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	74,  // 43: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
-	7,   // 44: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
-	12,  // 45: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27,  // 46: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 47: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 48: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	12,  // 49: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27,  // 50: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 51: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 52: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	52,  // 53: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	79,  // 54: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	52,  // 55: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	80,  // 56: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	80,  // 57: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
-	8,   // 58: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	53,  // 59: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	31,  // 60: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	75,  // 61: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	76,  // 62: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
-	77,  // 63: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
-	78,  // 64: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
-	56,  // 65: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
-	57,  // 66: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
-	9,   // 67: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
-	58,  // 68: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
-	59,  // 69: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
-	60,  // 70: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
-	61,  // 71: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
-	79,  // 72: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
-	10,  // 73: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
-	63,  // 74: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
-	64,  // 75: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
-	79,  // 76: sluice.control.v1.TraceRequest.timeout:type_name -> google.protobuf.Duration
-	80,  // 77: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
-	68,  // 78: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
-	67,  // 79: sluice.control.v1.FollowTraceResponse.progress:type_name -> sluice.control.v1.TraceProgress
-	65,  // 80: sluice.control.v1.FollowTraceResponse.result:type_name -> sluice.control.v1.TraceResponse
-	80,  // 81: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
-	11,  // 82: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
-	69,  // 83: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
-	80,  // 84: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
-	70,  // 85: sluice.control.v1.TraceStep.matched:type_name -> sluice.control.v1.TraceMatch
-	13,  // 86: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
-	30,  // 87: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
-	80,  // 88: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	80,  // 89: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	32,  // 90: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	34,  // 91: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	36,  // 92: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	38,  // 93: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	40,  // 94: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	42,  // 95: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	44,  // 96: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	46,  // 97: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	48,  // 98: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	50,  // 99: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	54,  // 100: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
-	62,  // 101: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
-	62,  // 102: sluice.control.v1.PipelineService.FollowTrace:input_type -> sluice.control.v1.TraceRequest
-	33,  // 103: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	35,  // 104: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	37,  // 105: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	39,  // 106: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	41,  // 107: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	43,  // 108: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	45,  // 109: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	47,  // 110: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	49,  // 111: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	51,  // 112: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	55,  // 113: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
-	65,  // 114: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
-	66,  // 115: sluice.control.v1.PipelineService.FollowTrace:output_type -> sluice.control.v1.FollowTraceResponse
-	103, // [103:116] is the sub-list for method output_type
-	90,  // [90:103] is the sub-list for method input_type
-	90,  // [90:90] is the sub-list for extension type_name
-	90,  // [90:90] is the sub-list for extension extendee
-	0,   // [0:90] is the sub-list for field type_name
+	29,  // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
+	31,  // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
+	32,  // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
+	82,  // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	82,  // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	74,  // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	28,  // 42: sluice.control.v1.PipelineRecord.lane_sets:type_name -> sluice.control.v1.LaneSet
+	75,  // 43: sluice.control.v1.PipelineRecord.drained:type_name -> sluice.control.v1.PipelineRecord.DrainedEntry
+	30,  // 44: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
+	76,  // 45: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	7,   // 46: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
+	12,  // 47: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27,  // 48: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 49: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 50: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
+	12,  // 51: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27,  // 52: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 53: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 54: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	53,  // 55: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	81,  // 56: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	53,  // 57: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	82,  // 58: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	82,  // 59: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	8,   // 60: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
+	54,  // 61: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	32,  // 62: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	77,  // 63: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	78,  // 64: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	79,  // 65: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	80,  // 66: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	57,  // 67: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	58,  // 68: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	9,   // 69: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
+	59,  // 70: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	60,  // 71: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	61,  // 72: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	62,  // 73: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	81,  // 74: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	10,  // 75: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
+	64,  // 76: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
+	65,  // 77: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
+	81,  // 78: sluice.control.v1.TraceRequest.timeout:type_name -> google.protobuf.Duration
+	82,  // 79: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
+	69,  // 80: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
+	68,  // 81: sluice.control.v1.FollowTraceResponse.progress:type_name -> sluice.control.v1.TraceProgress
+	66,  // 82: sluice.control.v1.FollowTraceResponse.result:type_name -> sluice.control.v1.TraceResponse
+	82,  // 83: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
+	11,  // 84: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
+	70,  // 85: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
+	82,  // 86: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
+	71,  // 87: sluice.control.v1.TraceStep.matched:type_name -> sluice.control.v1.TraceMatch
+	13,  // 88: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	31,  // 89: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	83,  // 90: sluice.control.v1.PipelineRecord.DrainedEntry.value:type_name -> sluice.event.v1.Tally
+	82,  // 91: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	82,  // 92: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	33,  // 93: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	35,  // 94: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	37,  // 95: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	39,  // 96: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	41,  // 97: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	43,  // 98: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	45,  // 99: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	47,  // 100: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	49,  // 101: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	51,  // 102: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	55,  // 103: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	63,  // 104: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
+	63,  // 105: sluice.control.v1.PipelineService.FollowTrace:input_type -> sluice.control.v1.TraceRequest
+	34,  // 106: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	36,  // 107: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	38,  // 108: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	40,  // 109: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	42,  // 110: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	44,  // 111: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	46,  // 112: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	48,  // 113: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	50,  // 114: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	52,  // 115: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	56,  // 116: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	66,  // 117: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
+	67,  // 118: sluice.control.v1.PipelineService.FollowTrace:output_type -> sluice.control.v1.FollowTraceResponse
+	106, // [106:119] is the sub-list for method output_type
+	93,  // [93:106] is the sub-list for method input_type
+	93,  // [93:93] is the sub-list for extension type_name
+	93,  // [93:93] is the sub-list for extension extendee
+	0,   // [0:93] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }
@@ -5743,15 +5829,15 @@ func file_sluice_control_v1_pipeline_proto_init() {
 		(*Secret_Env)(nil),
 		(*Secret_File)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[43].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[44].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Result)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[50].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[51].OneofWrappers = []any{
 		(*TraceRequest_Offset)(nil),
 		(*TraceRequest_Key)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[54].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[55].OneofWrappers = []any{
 		(*FollowTraceResponse_Progress)(nil),
 		(*FollowTraceResponse_Result)(nil),
 	}
@@ -5761,7 +5847,7 @@ func file_sluice_control_v1_pipeline_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_control_v1_pipeline_proto_rawDesc), len(file_sluice_control_v1_pipeline_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   67,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -711,7 +711,13 @@ type IngestPosition struct {
 	LastRecordMs int64  `protobuf:"varint,12,opt,name=last_record_ms,json=lastRecordMs,proto3" json:"last_record_ms,omitempty"`
 	// How far the partition had been read before the log went back to an earlier copy, as Kafka's group of the pipeline remembers: what
 	// lies before it may be in the table already. 0: never.
-	SeenOffset    int64 `protobuf:"varint,13,opt,name=seen_offset,json=seenOffset,proto3" json:"seen_offset,omitempty"`
+	SeenOffset int64 `protobuf:"varint,13,opt,name=seen_offset,json=seenOffset,proto3" json:"seen_offset,omitempty"`
+	// The first lane of the set that the writer appends to: see sluice.control.v1.LaneSet. An instance whose record has an older set must not write.
+	LanesFrom uint32 `protobuf:"varint,20,opt,name=lanes_from,json=lanesFrom,proto3" json:"lanes_from,omitempty"`
+	// What lanes of the set before have beyond next_offset: by lane, from before_from on, records below these offsets are in that set's lanes and
+	// must not be appended again. Empty once next_offset is beyond all of them.
+	BeforeFrom    uint32  `protobuf:"varint,21,opt,name=before_from,json=beforeFrom,proto3" json:"before_from,omitempty"`
+	BeforeOffsets []int64 `protobuf:"varint,22,rep,packed,name=before_offsets,json=beforeOffsets,proto3" json:"before_offsets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +841,27 @@ func (x *IngestPosition) GetSeenOffset() int64 {
 		return x.SeenOffset
 	}
 	return 0
+}
+
+func (x *IngestPosition) GetLanesFrom() uint32 {
+	if x != nil {
+		return x.LanesFrom
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetBeforeFrom() uint32 {
+	if x != nil {
+		return x.BeforeFrom
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetBeforeOffsets() []int64 {
+	if x != nil {
+		return x.BeforeOffsets
+	}
+	return nil
 }
 
 // DeadLetter is an event that could not be delivered, with what is needed to repair and replay it.
@@ -1130,7 +1157,11 @@ type Manifest struct {
 	// By part of the state, where parts differ: entries with an older time are forgotten. Else horizon_ms.
 	HorizonsMs map[string]int64 `protobuf:"bytes,19,rep,name=horizons_ms,json=horizonsMs,proto3" json:"horizons_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Set while the lane folds again what its upstream log had lost: see Replay.
-	Replay        *Replay `protobuf:"bytes,20,opt,name=replay,proto3" json:"replay,omitempty"`
+	Replay *Replay `protobuf:"bytes,20,opt,name=replay,proto3" json:"replay,omitempty"`
+	// The lane is of a set that another has replaced, and has folded everything that will ever be in its lane of the upstream log.
+	Closed bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
+	// The lane has taken over what it needs of the state of the set before.
+	Inherited     bool `protobuf:"varint,31,opt,name=inherited,proto3" json:"inherited,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1303,6 +1334,20 @@ func (x *Manifest) GetReplay() *Replay {
 		return x.Replay
 	}
 	return nil
+}
+
+func (x *Manifest) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *Manifest) GetInherited() bool {
+	if x != nil {
+		return x.Inherited
+	}
+	return false
 }
 
 // Replay says what a lane had put out before its upstream log lost its tail, from rows that come again in another order. It is kept until
@@ -1854,7 +1899,9 @@ type SinkPosition struct {
 	// uid of the pipeline: tells an earlier position, put back, from another pipeline's.
 	PipelineUid string `protobuf:"bytes,13,opt,name=pipeline_uid,json=pipelineUid,proto3" json:"pipeline_uid,omitempty"`
 	// By writer of a join's log: the position of its last message that was taken. In the place of taken.
-	Positions     map[string]string `protobuf:"bytes,14,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Positions map[string]string `protobuf:"bytes,14,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The lane is of a set that another has replaced, and has written everything that will ever be in its lane of the upstream log.
+	Closed        bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1985,6 +2032,13 @@ func (x *SinkPosition) GetPositions() map[string]string {
 		return x.Positions
 	}
 	return nil
+}
+
+func (x *SinkPosition) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
 }
 
 // Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
@@ -2625,7 +2679,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xc8\x03\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xaf\x04\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -2645,7 +2699,12 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"maxEventMs\x88\x01\x01\x12$\n" +
 	"\x0elast_record_ms\x18\f \x01(\x03R\flastRecordMs\x12\x1f\n" +
 	"\vseen_offset\x18\r \x01(\x03R\n" +
-	"seenOffsetB\x0f\n" +
+	"seenOffset\x12\x1d\n" +
+	"\n" +
+	"lanes_from\x18\x14 \x01(\rR\tlanesFrom\x12\x1f\n" +
+	"\vbefore_from\x18\x15 \x01(\rR\n" +
+	"beforeFrom\x12%\n" +
+	"\x0ebefore_offsets\x18\x16 \x03(\x03R\rbeforeOffsetsB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
@@ -2670,7 +2729,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\x97\t\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xcd\t\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2695,7 +2754,9 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\aearlier\x18\x12 \x03(\v2\x18.sluice.event.v1.EarlierR\aearlier\x12J\n" +
 	"\vhorizons_ms\x18\x13 \x03(\v2).sluice.event.v1.Manifest.HorizonsMsEntryR\n" +
 	"horizonsMs\x12/\n" +
-	"\x06replay\x18\x14 \x01(\v2\x17.sluice.event.v1.ReplayR\x06replay\x1a<\n" +
+	"\x06replay\x18\x14 \x01(\v2\x17.sluice.event.v1.ReplayR\x06replay\x12\x16\n" +
+	"\x06closed\x18\x1e \x01(\bR\x06closed\x12\x1c\n" +
+	"\tinherited\x18\x1f \x01(\bR\tinherited\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -2756,7 +2817,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\xf5\x05\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\x8d\x06\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2772,7 +2833,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x06healed\x18\v \x01(\v2\x18.sluice.event.v1.HealingR\x06healed\x12\x14\n" +
 	"\x05epoch\x18\f \x01(\rR\x05epoch\x12!\n" +
 	"\fpipeline_uid\x18\r \x01(\tR\vpipelineUid\x12J\n" +
-	"\tpositions\x18\x0e \x03(\v2,.sluice.event.v1.SinkPosition.PositionsEntryR\tpositions\x1aP\n" +
+	"\tpositions\x18\x0e \x03(\v2,.sluice.event.v1.SinkPosition.PositionsEntryR\tpositions\x12\x16\n" +
+	"\x06closed\x18\x1e \x01(\bR\x06closed\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +

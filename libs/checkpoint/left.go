@@ -1,0 +1,94 @@
+package checkpoint
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+)
+
+// Left is what the lanes of a set leave behind that another set replaces: their last checkpoints.
+type Left struct {
+	lanes []*Lane
+}
+
+// LeftBy reads the checkpoints of lanes of a stage without taking the lanes over. open are those that are not closed: as long as there are any, what
+// is left is not known.
+func LeftBy(ctx context.Context, cfg Config, lanes []int) (left *Left, open []int, err error) {
+	b, err := openBucket(ctx, cfg.JS, Bucket(cfg.Pipeline))
+	if err != nil {
+		return nil, nil, err
+	}
+	left = &Left{}
+	for _, lane := range lanes {
+		of := cfg
+		of.Lane = lane
+		l := &Lane{cfg: of, bucket: b, prefix: cfg.Stage + "." + strconv.Itoa(lane) + "."}
+		if l.manifest, _, err = l.load(ctx); err != nil {
+			return nil, nil, err
+		}
+		if !l.manifest.GetClosed() {
+			open = append(open, lane)
+		}
+		left.lanes = append(left.lanes, l)
+	}
+	return left, open, nil
+}
+
+// Manifests are the lanes' last ones.
+func (l *Left) Manifests() []*eventv1.Manifest {
+	out := make([]*eventv1.Manifest, len(l.lanes))
+	for i, lane := range l.lanes {
+		out[i] = lane.manifest
+	}
+	return out
+}
+
+// Segments hands the segments of all lanes to the caller, one at a time and of each part the oldest first.
+func (l *Left) Segments(ctx context.Context, take func(s *eventv1.Segment, data []byte) error) error {
+	type of struct {
+		lane    *Lane
+		segment *eventv1.Segment
+	}
+	var all []of
+	for _, lane := range l.lanes {
+		for _, s := range lane.manifest.GetSegments() {
+			all = append(all, of{lane, s})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b of) int {
+		return cmp.Or(cmp.Compare(a.segment.GetPart(), b.segment.GetPart()), cmp.Compare(a.segment.GetMinTimeMs(), b.segment.GetMinTimeMs()))
+	})
+	return inOrder(ctx, len(all),
+		func(ctx context.Context, i int) ([]byte, error) { return all[i].lane.fetch(ctx, all[i].segment) },
+		func(i int, data []byte) error {
+			if err := take(all[i].segment, data); err != nil {
+				return fmt.Errorf("take over %s: %w", all[i].segment.Key, err)
+			}
+			return nil
+		})
+}
+
+// Empty removes the state of a lane that is closed and whose state was taken over. What it has counted stays, and that it is closed.
+func Empty(ctx context.Context, cfg Config) error {
+	l, m, err := Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if len(m.GetSegments()) == 0 && len(m.GetEarlier()) == 0 && m.GetCore() == nil {
+		return nil
+	}
+	m = proto.CloneOf(m)
+	m.Core, m.HorizonMs = nil, math.MaxInt64
+	for part := range m.GetHorizonsMs() {
+		m.HorizonsMs[part] = math.MaxInt64
+	}
+	l.Forget()
+	return l.Save(ctx, m, nil)
+}
