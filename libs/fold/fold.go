@@ -9,8 +9,8 @@
 //
 // When JetStream loses the end of the input or of the output, which it had acknowledged, that is noticed, also while the lane runs. The lane then goes on
 // by itself, repeats nothing and leaves nothing out, and its status keeps saying what was lost and how many rows were left out because they had come
-// before. Where it cannot, it stands still and says so: a Core that cannot Remember has put out more than its checkpoint
-// covers; nothing is left that reaches back far enough; the state bucket has lost more than the input still holds.
+// before. Where it cannot, it stands still and says so: a Core that can neither Remember nor Replay has put out more than its checkpoint
+// covers; both logs have lost their tails, and the next stage has what a Replayer's lost; nothing is left that reaches back far enough; the state bucket has lost more than the input still holds.
 //
 // Not guaranteed: what comes of a lost tail of both logs at once where a lane puts out into several lanes; the next
 // stage leaves out what it has, but a row and its repetition from another partition may then both pass. Nor that two instances never work on one lane at once. They may for a moment; what the one that was replaced appends or

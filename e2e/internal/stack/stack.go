@@ -24,6 +24,8 @@ type Stack struct {
 	NATS, ClickHouse *Process
 	// NATSAddr and ClickHouseAddr are where they listen, whether they run or not.
 	NATSAddr, ClickHouseAddr string
+	// NATSDir is where NATS keeps its store.
+	NATSDir string
 	// GRPC is where the control service listens.
 	GRPC string
 
@@ -41,10 +43,10 @@ func New(t testing.TB, bin string, env ...string) *Stack {
 	addrs := FreeAddrs(t, 2)
 	s := &Stack{
 		t: t, bin: bin, env: env, services: map[string]*Process{}, http: map[string]string{}, grpc: map[string]string{},
-		NATSAddr: addrs[0], ClickHouseAddr: addrs[1],
+		NATSAddr: addrs[0], ClickHouseAddr: addrs[1], NATSDir: t.TempDir(),
 	}
 	sluice := filepath.Join(bin, "sluice")
-	s.NATS = NewProcess(t, "nats", sluice, []string{"dev", "nats", "--listen", s.NATSAddr, "--dir", t.TempDir()}, nil)
+	s.NATS = NewProcess(t, "nats", sluice, []string{"dev", "nats", "--listen", s.NATSAddr, "--dir", s.NATSDir}, nil)
 	s.ClickHouse = NewProcess(t, "clickhouse", sluice,
 		[]string{"dev", "clickhouse", "--listen", s.ClickHouseAddr, "--dir", t.TempDir()}, nil)
 	for _, name := range Services {

@@ -1,0 +1,114 @@
+//go:build unix
+
+package e2e
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"sluice/e2e/internal/stack"
+	"sluice/libs/playground/kafka/kafkatest"
+)
+
+// An earlier copy of a stream, and of the whole store of NATS, is put back while nothing runs, when the table has long forgotten the blocks that
+// it had since. At the end the rows are the first occurrences, each once, and the status says what was lost.
+func TestAnEarlierCopyIsPutBack(t *testing.T) {
+	const partitions = 2
+	kafka := kafkatest.StartReal(t, kafkatest.Options{})
+	s := stack.Run(t, bin(t))
+	table := stack.OpenSQL(t, s.ClickHouseAddr)
+	table.Exec(`CREATE TABLE events (id String, n UInt64, text String) ENGINE = MergeTree ORDER BY id
+		SETTINGS non_replicated_deduplication_window = 2`)
+	producer := stack.NewProducer(t, kafka.Addr(), "events", partitions)
+	s.Apply(fmt.Sprintf(`
+id: events
+source: {kafka: {brokers: ["%s"], topic: events}}
+dedup: {key: [id], window: 24h}
+sink: {clickhouse: {addr: ["%s"], table: events}}
+batch: {max_delay: 20ms}
+`, kafka.Addr(), s.ClickHouseAddr))
+	n, first := 0, map[string]string{}
+	send := func(events int) {
+		for range events {
+			n++
+			key := fmt.Sprintf("event-%d", n*7919%(n/2+10)) // about half are of keys from before
+			if _, ok := first[key]; !ok {
+				first[key] = fmt.Sprintf("%s|%d|payload of %d", key, n, n)
+			}
+			producer.Send(stack.PartitionOf(key, partitions), []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":"payload of %d"}`, key, n, n))
+		}
+		producer.Flush()
+		s.Wait("events", 60*time.Second)
+	}
+	down := func() {
+		for _, name := range stack.Services {
+			require.Zero(t, s.Service(name).Stop())
+		}
+		s.NATS.Stop()
+	}
+	up := func() {
+		s.NATS.Start()
+		s.StartServices()
+		for _, name := range stack.Services {
+			s.WaitReady(name)
+		}
+	}
+	check := func(after string) {
+		t.Helper()
+		var want []string
+		for _, row := range first {
+			want = append(want, row)
+		}
+		requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))
+		require.Empty(t, s.DeadLetters("events"), after)
+	}
+	send(1000)
+	for _, what := range []struct{ name, stream, says string }{
+		{"the ingest log", "sluice_events_ingest", "lost its tail"},
+		{"the dedup log", "sluice_events_dedup", "lost its tail"},
+		{"everything", "", "the store went back"},
+	} {
+		down()
+		earlier := filepath.Join(t.TempDir(), "earlier")
+		require.NoError(t, os.CopyFS(earlier, os.DirFS(s.NATSDir)))
+		up()
+		for range 4 {
+			send(250) // many blocks
+		}
+		down()
+		from, to := earlier, s.NATSDir
+		if what.stream != "" {
+			from, to = folder(t, earlier, what.stream), folder(t, s.NATSDir, what.stream)
+		}
+		require.NoError(t, os.RemoveAll(to))
+		require.NoError(t, os.CopyFS(to, os.DirFS(from)))
+		up()
+		send(500)
+		check(what.name)
+		stack.Await(t, 20*time.Second, "the status says what was found after the loss of "+what.name, func() (bool, any) {
+			errors := strings.Join(s.Status("events").Errors, "\n")
+			return strings.Contains(errors, what.says), errors
+		})
+	}
+}
+
+// folder is where a stream is in a store of NATS.
+func folder(t *testing.T, store, stream string) (at string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == stream {
+			at = path
+			return fs.SkipAll
+		}
+		return err
+	}))
+	require.NotEmpty(t, at, "%s is not in %s", stream, store)
+	return at
+}
