@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -249,9 +250,13 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 
 // report tells the lane's status. Rows count as settled here, before the advance is durable: they are in the table.
 func (l *lane) report(behind uint64) {
-	covered, tally, healed := l.covered, l.tally.Proto(), l.healed.GetRows()
+	covered, tally, healed := l.covered, l.tally.Proto(), l.healed // which is not changed in place
 	l.unit.Report(func(s *stagev1.UnitStatus) {
-		s.Position, s.Tally, s.Lag, s.HealedRows = covered, tally, behind, healed
+		s.Position, s.Tally, s.Lag, s.HealedRows = covered, tally, behind, healed.GetRows()
+		// For good: a lane that runs has no last error unless each report says it.
+		if healed.GetWhat() != "" && s.GetCondition() == stagev1.UnitStatus_RUNNING {
+			s.LastError, s.LastErrorTime = healed.GetWhat(), timestamppb.New(time.UnixMilli(healed.GetMs()))
+		}
 	})
 }
 
