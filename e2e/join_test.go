@@ -52,6 +52,15 @@ func (s *joinStack) process(name string) *stack.Process {
 	return s.Service(name)
 }
 
+// changeLanes gives a running pipeline so many lanes, as soon as an earlier change is finished.
+func (s *joinStack) changeLanes(t *testing.T, pipeline string, lanes int) {
+	t.Helper()
+	stack.Await(t, time.Minute, fmt.Sprintf("the pipeline takes %d lanes", lanes), func() (bool, any) {
+		r := s.Run(pipeline+fmt.Sprintf("lanes: %d\n", lanes), "apply", "-f", "-")
+		return r.Code == 0, r
+	})
+}
+
 // awaitRows waits until a table has at least n rows: rows of a join may have to wait for event time to go on.
 func awaitRows(t *testing.T, table *stack.Table, name string, n int) {
 	t.Helper()
@@ -106,14 +115,15 @@ func TestJoinLookup(t *testing.T) {
 	}
 	send(0)
 	left.Flush()
-	s.Apply(fmt.Sprintf(`
+	pipeline := fmt.Sprintf(`
 id: starts
 sources:
   starts: {kafka: {brokers: ["%[1]s"], topic: starts}}
   airports: {kafka: {brokers: ["%[1]s"], topic: airports}}
 join: {left: starts, right: airports, on: [{left: origin, right: iata}], kind: LOOKUP, grace: 1s, idle: 2s}
 sink: {clickhouse: {addr: ["%[2]s"], table: starts}}
-`, kafka.Addr(), s.ClickHouseAddr))
+`, kafka.Addr(), s.ClickHouseAddr)
+	s.Apply(pipeline)
 
 	kills := [][]string{{"join"}, {"nats"}, {"ingestor", "join"}, {"join", "sink"}, {"ingestor", "join", "sink", "control"}}
 	var want []string
@@ -130,6 +140,9 @@ sink: {clickhouse: {addr: ["%[2]s"], table: starts}}
 		if n%3500 == 3499 {
 			left.Flush()
 			s.kill(kills[n/3500%len(kills)]...)
+		}
+		if lanes := map[int]int{2000: 6, 12000: 3}[n]; lanes > 0 {
+			s.changeLanes(t, pipeline, lanes)
 		}
 	}
 	left.Flush()
@@ -229,7 +242,7 @@ func TestJoinInterval(t *testing.T) {
 	}
 	left.Flush()
 	right.Flush()
-	s.Apply(fmt.Sprintf(`
+	pipeline := fmt.Sprintf(`
 id: delayed
 sources:
   delayed: {kafka: {brokers: ["%[1]s"], topic: delayed}, time: at, dedup: {key: [id], window: 1h}}
@@ -238,7 +251,8 @@ join: {left: delayed, right: delays, on: [{left: flight.key, right: key}], windo
 columns:
 - {name: seq, from: delays.seq}
 sink: {clickhouse: {addr: ["%[2]s"], table: delayed}}
-`, kafka.Addr(), s.ClickHouseAddr, window, grace))
+`, kafka.Addr(), s.ClickHouseAddr, window, grace)
+	s.Apply(pipeline)
 	kills := [][]string{{"join"}, {"dedup", "join"}, {"nats"}, {"ingestor", "dedup", "join", "sink", "control"}}
 	for i, m := range messages[100:] {
 		send(m)
@@ -246,6 +260,9 @@ sink: {clickhouse: {addr: ["%[2]s"], table: delayed}}
 			left.Flush()
 			right.Flush()
 			s.kill(kills[i/8000%len(kills)]...)
+		}
+		if lanes := map[int]int{5000: 7, 26000: 3}[i]; lanes > 0 {
+			s.changeLanes(t, pipeline, lanes)
 		}
 	}
 	left.Flush()

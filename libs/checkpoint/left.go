@@ -50,6 +50,20 @@ func (l *Left) Manifests() []*eventv1.Manifest {
 	return out
 }
 
+// SegmentsOf hands the segments of one of the lanes to the caller, as Manifests numbers them, one at a time and in order.
+func (l *Left) SegmentsOf(ctx context.Context, i int, take func(s *eventv1.Segment, data []byte) error) error {
+	lane := l.lanes[i]
+	segments := lane.manifest.GetSegments()
+	return inOrder(ctx, len(segments),
+		func(ctx context.Context, i int) ([]byte, error) { return lane.fetch(ctx, segments[i]) },
+		func(i int, data []byte) error {
+			if err := take(segments[i], data); err != nil {
+				return fmt.Errorf("take over %s: %w", segments[i].Key, err)
+			}
+			return nil
+		})
+}
+
 // Segments hands the segments of all lanes to the caller, one at a time and of each part the oldest first.
 func (l *Left) Segments(ctx context.Context, take func(s *eventv1.Segment, data []byte) error) error {
 	type of struct {

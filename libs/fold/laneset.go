@@ -19,8 +19,8 @@ import (
 // Heir is a Core whose pipeline's lanes can be changed.
 type Heir interface {
 	// Inherit takes over what belongs to this lane of the state of the lanes before. It comes after Restore of an empty
-	// checkpoint. What it takes is part of the next Checkpoint. segments hands out the segments of all lanes, of each part oldest first.
-	Inherit(ctx context.Context, from []*eventv1.Manifest, segments func(each func(*eventv1.Segment, []byte) error) error) error
+	// checkpoint. What it takes is part of the next Checkpoint.
+	Inherit(ctx context.Context, left *checkpoint.Left) error
 }
 
 // settleInterval is how often lanes look whether those that they wait for have come further.
@@ -40,9 +40,7 @@ func (l *lane) inherit(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	manifests := left.Manifests()
-	err = heir.Inherit(ctx, manifests, func(each func(*eventv1.Segment, []byte) error) error { return left.Segments(ctx, each) })
-	if err != nil {
+	if err := heir.Inherit(ctx, left); err != nil {
 		return err
 	}
 	l.inherited = true

@@ -29,9 +29,6 @@ func (c *changes) differ(field, from, to, why string) {
 // fixed lists the changes that the state of a pipeline does not survive.
 func fixed(from, to *controlv1.Pipeline) []spec.Problem {
 	var c changes
-	if from.Lanes != to.Lanes && from.GetJoin() != nil {
-		c.refuse("lanes", from.Lanes, to.Lanes, "the rows that wait would stay in the lanes of before")
-	}
 	switch {
 	case from.GetJoin() == nil && to.GetJoin() == nil:
 	case from.GetJoin() == nil:

@@ -58,9 +58,9 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 }
 
 // Inherit takes the keys that belong to this lane. The horizon is that of the lane that was furthest behind: none of its keys is forgotten early.
-func (c *core) Inherit(_ context.Context, from []*eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
+func (c *core) Inherit(ctx context.Context, left *checkpoint.Left) error {
 	sets := map[string]*eventv1.DedupSet{}
-	for _, m := range from {
+	for _, m := range left.Manifests() {
 		saved, err := c.savedSets(m)
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func (c *core) Inherit(_ context.Context, from []*eventv1.Manifest, segments fun
 		}
 		b.adopted = false // nothing was decided yet in this lane
 	}
-	return segments(func(s *eventv1.Segment, data []byte) error {
+	return left.Segments(ctx, func(s *eventv1.Segment, data []byte) error {
 		b := c.branches[s.GetPart()]
 		if b == nil || b.set == nil {
 			return fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())

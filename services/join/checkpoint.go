@@ -12,6 +12,7 @@ import (
 	"sluice/libs/checkpoint"
 	"sluice/libs/fold"
 	"sluice/services/join/internal/match"
+	"sluice/services/join/internal/state"
 )
 
 // In the checkpoint the times of segments are buckets of log time, in milliseconds: a segment is of use as long as a row lives that was
@@ -48,7 +49,7 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 	if err != nil {
 		return errors.Join(checkpoint.ErrDamaged, err)
 	}
-	err = segments(func(_ *eventv1.Segment, data []byte) error { return c.rows.Restore(data, c.joiner.Wanted) })
+	err = segments(func(_ *eventv1.Segment, data []byte) error { return c.rows.Restore(data, c.wanted) })
 	if err != nil {
 		return err
 	}
@@ -57,6 +58,14 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 			"took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// wanted tells whether a row of a checkpoint is to be had.
+func (c *core) wanted(r *state.Row) (bool, error) {
+	if c.only != nil && !c.only(r) {
+		return false, nil
+	}
+	return c.joiner.Wanted(r)
 }
 
 // Checkpoint returns the rows that are new, and what has become of those before.

@@ -36,6 +36,10 @@ type core struct {
 	mixed    [2]bool   // offsets of a partition come through several writers
 	reported uint64    // rows on disk, for the log
 	past     *recalled // nil but while rows come again: see fold.Replayer
+	set      spec.LaneSet
+	share    int                     // of the keys, which this lane has in its set
+	only     func(r *state.Row) bool // rows of a checkpoint that are wanted; nil: all
+	lane     func() *core            // an empty core for a lane of the set before
 	// broken is why the state is of no further use.
 	broken error
 
@@ -46,11 +50,13 @@ type core struct {
 var (
 	_ fold.Core    = (*core)(nil)
 	_ fold.Adopter = (*core)(nil)
+	_ fold.Heir    = (*core)(nil)
 )
 
 // config is what a core needs beside the pipeline's record.
 type config struct {
 	lane int
+	set  spec.LaneSet // that it is of
 	// disk opens the place for rows beyond the memory.
 	disk func() (state.Disk, error)
 	// maxMessage is the largest message that the log takes.
@@ -62,12 +68,13 @@ func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 	p := record.GetSpec()
 	join := p.GetJoin()
 	asked := settingsOf(p)
-	c := &core{log: cfg.log, names: [2]string{join.GetLeft(), join.GetRight()}, layouts: newLayouts(record), asked: asked, unitMS: unitMS}
+	c := &core{log: cfg.log, names: [2]string{join.GetLeft(), join.GetRight()}, layouts: newLayouts(record), asked: asked, unitMS: unitMS,
+		set: cfg.set, share: cfg.lane - cfg.set.First, lane: func() *core { return newCore(record, cfg) }}
 	writers := map[string]int{}
 	for _, b := range spec.Branches(p) {
 		writers[b.Source] = 1
 		if b.Relane { // its partitions come through the dedup stage of every lane
-			writers[b.Source] = int(p.GetLanes())
+			writers[b.Source] = cfg.set.Count
 			c.mixed[b.Side] = true
 		}
 		c.topics[b.Side], c.times[b.Side] = b.Spec.GetKafka().GetTopic(), b.Time
@@ -108,7 +115,12 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	c.rows.SetTime(v.ArrivalMS)
 	c.out.begin(in, out)
 	c.links.begin(in, side, c.mixed[side])
-	err = c.take(in, side, input)
+	if w := c.tracker.Watermark(); c.past == nil && w > c.joiner.Watermark() { // right after Inherit
+		err = c.joiner.Advance(w, c.out)
+	}
+	if err == nil {
+		err = c.take(in, side, input)
+	}
 	if err == nil {
 		err = c.advance(in)
 	}

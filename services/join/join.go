@@ -113,7 +113,7 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		return err
 	}
 	c := newCore(record, config{
-		lane: index, log: log, maxMessage: int(j.deps.NATS.MaxPayload()),
+		lane: index, set: set, log: log, maxMessage: int(j.deps.NATS.MaxPayload()),
 		disk: func() (state.Disk, error) { return disk.Open(j.dir) },
 	})
 	seen, labels := j.receipts(p, index, log), labelsOf(p.GetId())

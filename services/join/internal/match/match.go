@@ -252,3 +252,23 @@ func minus(ms, duration int64) int64 {
 	}
 	return ms - duration
 }
+
+// Inherit takes over where the joiner of a lane before stands, the first of several or another. What it has decided stays so; what this one has yet to
+// decide begins with the one that was furthest behind.
+func (j *Joiner) Inherit(old *Joiner, first bool) {
+	if first {
+		j.watermark, j.floors = old.watermark, old.floors
+		return
+	}
+	j.watermark = min(j.watermark, old.watermark)
+	for side := range j.floors {
+		j.floors[side] = min(j.floors[side], old.floors[side])
+	}
+}
+
+// Take takes in a row that waits in a lane before.
+func (j *Joiner) Take(r state.Row) {
+	j.seq++
+	r.Seq = j.seq
+	j.rows.Insert(r)
+}

@@ -145,6 +145,9 @@ func (s *Store) SetTime(ms int64) {
 	}
 }
 
+// Time is what time the log has come to, to the bucket.
+func (s *Store) Time() int64 { return int64(s.born) * s.options.BornMS }
+
 // Take returns what is new since the last call, in order.
 func (s *Store) Take() []Frame {
 	s.log.close()

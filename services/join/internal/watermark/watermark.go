@@ -199,6 +199,22 @@ func add(a, b int64) int64 {
 	}
 }
 
+// Inherit takes over from the tracker of a lane before, of several one after the other: the furthest watermark, and which topics there are. Of their
+// partitions nothing is known until they are heard again.
+func (t *Tracker) Inherit(old *Tracker) {
+	t.watermark = max(t.watermark, old.watermark)
+	for name, s := range t.sources {
+		o := old.sources[name]
+		switch {
+		case o == nil || o.topicID == "":
+		case s.topicID == "" || o.before == s.topicID:
+			s.topicID, s.before, s.partitions = o.topicID, o.before, o.partitions
+		case s.topicID == o.topicID:
+			s.partitions = max(s.partitions, o.partitions)
+		}
+	}
+}
+
 // Append appends the state to dst.
 func (t *Tracker) Append(dst []byte) []byte {
 	text := func(s string) { dst = append(binary.AppendUvarint(dst, uint64(len(s))), s...) }
