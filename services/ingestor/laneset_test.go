@@ -1,0 +1,90 @@
+package ingestor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/fencedlog"
+	"sluice/libs/rows"
+	"sluice/libs/spec"
+)
+
+// TestChangeOfLanesInThePosition: what lanes of the set before have is known from their last messages, then from the fence, until all of it has gone by.
+func TestChangeOfLanesInThePosition(t *testing.T) {
+	id := topicID{7}
+	settled := func(p position) []byte {
+		body, err := p.body("t", 0)
+		require.NoError(t, err)
+		return body
+	}
+	old := position{id: id, next: 10}
+	last := func(offsets map[int]int64) map[int]fencedlog.Last {
+		out := map[int]fencedlog.Last{}
+		for lane, next := range offsets {
+			out[lane] = fencedlog.Last{Position: token(id, next, 0)}
+		}
+		return out
+	}
+	sets := laneSets{current: spec.LaneSet{First: 2, Count: 3}, before: spec.LaneSet{First: 0, Count: 2}}
+	recover := func(t *testing.T, sets laneSets, log fencedlog.Recovered) position {
+		p, err := recoverPosition(id, 0, sets, log, "")
+		require.NoError(t, err)
+		return p
+	}
+
+	first := recover(t, sets, fencedlog.Recovered{Body: settled(old), Last: last(map[int]int64{0: 14, 1: 8})})
+	require.True(t, first.changed, "to be settled before anything is appended")
+	require.Equal(t, []int64{10, 10, 10}, first.lanes)
+	require.Equal(t, []int64{14, 10}, first.before.offsets)
+	require.EqualValues(t, 14, first.highest())
+
+	// The old lanes' messages may be purged now.
+	again := recover(t, sets, fencedlog.Recovered{Body: settled(first), Last: last(map[int]int64{3: 12})})
+	require.False(t, again.changed)
+	require.Equal(t, []int64{14, 10}, again.before.offsets)
+	require.Equal(t, []int64{10, 12, 10}, again.lanes)
+	// ... also when the record does not have the old set any more, or another incarnation of the topic began.
+	require.Equal(t, []int64{14, 10}, recover(t, laneSets{current: sets.current}, fencedlog.Recovered{Body: settled(first)}).before.offsets)
+	anew, err := recoverPosition(topicID{8}, 5, sets, fencedlog.Recovered{Body: settled(first)}, "")
+	require.NoError(t, err)
+	require.Empty(t, anew.before.offsets)
+	require.EqualValues(t, 5, anew.next)
+
+	// By the record's offset and its share among the old lanes.
+	plan, err := rows.NewPlan(nil, nil)
+	require.NoError(t, err)
+	has := func(offset int64) bool {
+		return again.before.has(rows.Row{}, plan, []byte("key"), 0, offset)
+	}
+	share := plan.Lane(rows.Row{}, []byte("key"), 0, 2)
+	for offset := int64(9); offset < 16; offset++ {
+		require.Equal(t, offset < again.before.offsets[share], has(offset))
+	}
+
+	// Kafka lost the end: those offsets are given out again.
+	cut := again
+	require.True(t, cut.fit("t", 0, 0, 11, time.Now()))
+	require.Equal(t, []int64{11, 10}, cut.before.offsets)
+
+	passed := again
+	passed.next = 14
+	var body eventv1.IngestPosition
+	require.NoError(t, proto.Unmarshal(settled(passed), &body))
+	require.Empty(t, body.BeforeOffsets, "it has gone over for good")
+	require.EqualValues(t, 2, body.LanesFrom)
+
+	// A writer that was killed before it settled anything.
+	unsettled := recover(t, sets, fencedlog.Recovered{Last: last(map[int]int64{1: 6})})
+	require.True(t, unsettled.changed)
+	require.Equal(t, []int64{0, 6}, unsettled.before.offsets)
+
+	_, err = recoverPosition(id, 0, lanesFrom0(2), fencedlog.Recovered{Body: settled(first)}, "")
+	require.ErrorIs(t, err, errOldRecord)
+	later := laneSets{current: spec.LaneSet{First: 5, Count: 2}}
+	_, err = recoverPosition(id, 0, later, fencedlog.Recovered{Body: settled(first)}, "")
+	require.ErrorIs(t, err, fencedlog.ErrTailLost, "the change was finished, and the fence is of before it")
+}
