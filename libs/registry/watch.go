@@ -32,7 +32,7 @@ func (r *Registry) Watch(ctx context.Context, changed func(map[string]*controlv1
 		if now, err := r.mark(ctx); err == nil && (last == nil || now != seen) {
 			// The mark is taken before the listing: what changes between is seen again, not missed.
 			if picture, err := r.picture(ctx); err == nil {
-				anew := now.created != seen.created // whose revisions say nothing of those before
+				anew := !now.created.Equal(seen.created) // whose revisions say nothing of those before
 				seen = now
 				if revs := revisions(picture); last == nil || anew || !maps.Equal(revs, last) {
 					last = revs
