@@ -14,6 +14,11 @@ type Status struct {
 	Lag      uint64            `json:"lag"`
 	Errors   []string          `json:"errors"`
 	Buffered map[string]uint64 `json:"buffered_rows"`
+	Lanes    []struct {
+		Stage string `json:"stage"`
+		Unit  string `json:"unit"`
+		Owner string `json:"owner"`
+	} `json:"lanes"`
 }
 
 func readStatus(ctx context.Context, stack *Stack) (s Status, err error) {
@@ -94,4 +99,43 @@ func (r *Run) status(ctx context.Context, stack *Stack, want Counts) {
 	case s.Counts != want:
 		r.complain("the status counts %s; there were %s", s.Counts, want)
 	}
+}
+
+// changed complains when the lanes of before do not go, or another number of lanes stays than was asked for.
+func (r *Run) changed(ctx context.Context, stack *Stack, lanes int) {
+	began := time.Now()
+	for {
+		s, err := readStatus(ctx, stack)
+		units := map[string]int{}
+		for _, l := range s.Lanes {
+			units[l.Stage]++
+		}
+		done := err == nil
+		for _, stage := range r.Job.Stages()[1:] { // the ingestor's are partitions
+			done = done && units[stage] == lanes
+		}
+		if done {
+			r.say("%d lanes, and none of before, after %s", lanes, time.Since(began).Round(100*time.Millisecond))
+			return
+		}
+		if time.Since(began) > r.Settle {
+			text, _ := stack.Sluice(ctx, "", "status", pipeline)
+			r.complain("%d lanes were asked for, there are %v: %v\n%s", lanes, units, err, text)
+			return
+		}
+		if err := wait(ctx, lookEvery); err != nil {
+			r.complain("the lanes: %v", err)
+			return
+		}
+	}
+}
+
+// audit complains when what the pipeline itself can tell of its rows is not that they are equal.
+func (r *Run) audit(ctx context.Context, stack *Stack) {
+	out, err := stack.Sluice(ctx, "", "verify", pipeline)
+	if err != nil {
+		r.complain("the audit does not find the table equal: %v\n%s", err, out)
+		return
+	}
+	r.say("the audit finds the table equal")
 }

@@ -21,15 +21,16 @@ func (*dedupJob) Columns() string {
 	return `id UInt64, n UInt64, text String, at_partition Int32, at_offset Int64`
 }
 
-func (*dedupJob) Spec(kafka, clickhouse string) string {
+func (*dedupJob) Spec(kafka, clickhouse string, with Settings) string {
 	return fmt.Sprintf(`
 id: %s
 source: {kafka: {brokers: ["%s"], topic: %s}}
-dedup: {key: [id], window: 24h}
+dedup: {key: [id], window: %s}
 columns: [{name: at_partition, from: $partition}, {name: at_offset, from: $offset}]
 sink: {clickhouse: {addr: ["%s"], table: events}}
 batch: {max_delay: 100ms}
-`, pipeline, kafka, topic, clickhouse)
+lanes: %d
+`, pipeline, kafka, topic, seconds(with.Window), clickhouse, with.Lanes)
 }
 
 func (j *dedupJob) Next() Record {

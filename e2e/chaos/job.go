@@ -34,7 +34,7 @@ type Job interface {
 	Topics() []Topic
 	// Columns of the table.
 	Columns() string
-	Spec(kafka, clickhouse string) string
+	Spec(kafka, clickhouse string, with Settings) string
 	// Next is the next record. The same seed gives the same ones.
 	Next() Record
 	// Last ends the sequence; after these, and whatever was sent before them, all is decided.

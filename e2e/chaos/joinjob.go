@@ -41,11 +41,11 @@ func (*joinJob) Columns() string {
 		right_partition Int32 DEFAULT -1, right_offset Int64 DEFAULT -1`
 }
 
-func (j *joinJob) Spec(kafka, clickhouse string) string {
+func (j *joinJob) Spec(kafka, clickhouse string, with Settings) string {
 	return fmt.Sprintf(`
 id: %[1]s
 sources:
-  orders: {kafka: {brokers: ["%[2]s"], topic: orders}, time: at, dedup: {key: [id], window: 24h}}
+  orders: {kafka: {brokers: ["%[2]s"], topic: orders}, time: at, dedup: {key: [id], window: %[6]s}}
   users: {kafka: {brokers: ["%[2]s"], topic: users}, time: at%[5]s}
 join: {left: orders, right: users, on: [{left: user, right: name}], %[4]s}
 columns:
@@ -63,7 +63,8 @@ columns:
 - {name: right_offset, from: users.$offset}
 sink: {clickhouse: {addr: ["%[3]s"], table: events}}
 batch: {max_delay: 100ms}
-`, pipeline, kafka, clickhouse, j.kind.join(), j.kind.rightDedup())
+lanes: %[7]d
+`, pipeline, kafka, clickhouse, j.kind.join(), j.kind.rightDedup(with), seconds(with.Window), with.Lanes)
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%ds", int(d.Seconds())) }

@@ -57,11 +57,11 @@ func (k joinKind) join() string {
 }
 
 // rightDedup is the specification's.
-func (k joinKind) rightDedup() string {
+func (k joinKind) rightDedup(with Settings) string {
 	if !k.Both {
 		return ""
 	}
-	return ", dedup: {key: [name], window: 24h, missing_key: PASS}"
+	return fmt.Sprintf(", dedup: {key: [name], window: %s, missing_key: PASS}", seconds(with.Window))
 }
 
 // partners are the right rows that a left row meets, of those of its key.

@@ -62,14 +62,17 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 		return false, err
 	}
 	defer producer.client.Close()
-	if _, err := stack.Sluice(ctx, r.Job.Spec(stack.kafkaLink.Addr(), stack.clickhouse.Link.Addr()), "apply", "-f", "-"); err != nil {
+	spec := func(with Settings) string {
+		return r.Job.Spec(stack.kafkaLink.Addr(), stack.clickhouse.Link.Addr(), with)
+	}
+	if _, err := stack.Sluice(ctx, spec(startSettings), "apply", "-f", "-"); err != nil {
 		return false, err
 	}
 	tap, err := newTap(stack.natsAddr, r.Job.Stages())
 	if err != nil {
 		return false, err
 	}
-	storm := &Storm{stack: stack, say: r.say, kinds: map[string]int{}}
+	storm := &Storm{stack: stack, say: r.say, spec: spec, kinds: map[string]int{}, settings: startSettings}
 	watch := &Watch{table: table, acked: producer.acked.Load, doing: storm.Now}
 
 	listening, deaf := context.WithCancel(ctx)
@@ -121,6 +124,8 @@ func (r *Run) judge(ctx context.Context, plan []Step, stack *Stack, producer *Pr
 	}
 	r.letters(ctx, stack)
 	r.status(ctx, stack, truth.Counts())
+	r.changed(ctx, stack, storm.Settings().Lanes)
+	r.audit(ctx, stack)
 	// After this nobody is left who could still insert.
 	if err := stack.StopServices(); err != nil {
 		r.complain("the services do not stop in good order: %v", err)
@@ -144,6 +149,7 @@ func (r *Run) judge(ctx context.Context, plan []Step, stack *Stack, producer *Pr
 	for _, line := range kinds {
 		fmt.Println(line)
 	}
+	fmt.Printf("changes of lanes refused since another was under way: %d\n", storm.Skipped())
 	fmt.Printf("%s, rows %d, wrong rows %d\n", truth.Records(), verdict.Rows, verdict.Wrong)
 	fmt.Printf("longest stall %s, begun at %s\n", stall.Round(100*time.Millisecond), when)
 	fmt.Printf("seed %d, %s\n", r.Seed, time.Since(r.began).Round(time.Second))

@@ -23,6 +23,9 @@ const (
 	Mute        Action = "drop answers"    // the server gets every request, nobody hears its answers; then a cut
 	MuteInsert  Action = "drop insert's"   // the same, from a moment on when a block is on its way
 	Freeze      Action = "freeze"          // connections stay, nothing moves; then everything arrives late
+	// Changes of the pipeline while it runs, by its API. It is paused by Pause.
+	ChangeLanes  Action = "change lanes"
+	ChangeWindow Action = "change window" // of dedup
 )
 
 // Targets: the stages, of which there are several instances, and the parts that are there once.
@@ -35,6 +38,8 @@ const (
 	NATS       = "nats"
 	ClickHouse = "clickhouse"
 	Kafka      = "kafka"
+	// Pipeline is no part, but what is changed.
+	Pipeline = "pipeline"
 )
 
 // single are the parts that are there once.
@@ -42,6 +47,12 @@ var single = []string{Control, NATS, ClickHouse, Kafka}
 
 // partsOf are all targets of a pipeline with these stages.
 func partsOf(stages []string) []string { return slices.Concat(stages, single) }
+
+// maxLanes is the largest number of lanes that the pipeline is changed to.
+const maxLanes = 9
+
+// windows are what the window of dedup is changed to: all are longer than a run, so that none changes what is a duplicate.
+var windows = []time.Duration{24 * time.Hour, 36 * time.Hour, 7 * 24 * time.Hour}
 
 // Instances of a stage at the start, and their bounds.
 const (
@@ -54,7 +65,7 @@ const (
 type Fault struct {
 	Action Action
 	Target string
-	// Pick chooses the instance of a stage, modulo those that there are.
+	// Pick chooses the instance of a stage, modulo those that there are; or it is the number of lanes, or chooses the window.
 	Pick int
 	// For is how long it lasts.
 	For time.Duration
@@ -65,7 +76,13 @@ func (f Fault) Kind() string { return string(f.Action) + " " + f.Target }
 
 func (f Fault) String() string {
 	s := f.Kind()
-	if !slices.Contains(single, f.Target) && f.Action != Add && f.Action != KillAll {
+	switch {
+	case f.Action == ChangeLanes:
+		s += fmt.Sprintf(" to %d", f.Pick)
+	case f.Action == ChangeWindow:
+		s += " to " + windows[f.Pick%len(windows)].String()
+	case f.Target == Pipeline:
+	case !slices.Contains(single, f.Target) && f.Action != Add && f.Action != KillAll:
 		s += fmt.Sprintf("#%d", f.Pick)
 	}
 	if f.For > 0 {
@@ -103,6 +120,9 @@ func deck(stages []string) []Fault {
 	add(1, Mute, and(Control, Kafka, ClickHouse)...)
 	add(1, MuteInsert, ClickHouse)
 	add(1, Freeze, and(ClickHouse)...)
+	add(6, ChangeLanes, Pipeline)
+	add(2, ChangeWindow, Pipeline)
+	add(2, Pause, Pipeline)
 	return d
 }
 
@@ -118,20 +138,24 @@ func Plan(seed uint64, n int, stages []string) []Step {
 	var plan []Step
 	for n > 0 {
 		step := Step{After: time.Duration(r.IntN(2500)) * time.Millisecond}
-		size := min(n, sizeOf(r, len(stages)+len(single)))
-		for range size {
+		size := min(n, sizeOf(r, len(stages)+len(single)+1))
+		extra := 0
+		for i := 0; i < size+extra; i++ {
 			if len(rest) == 0 {
 				rest = deck(stages)
 				r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 			}
-			i := slices.IndexFunc(rest, func(f Fault) bool { return step.fits(f) })
-			if i < 0 {
+			at := slices.IndexFunc(rest, func(f Fault) bool { return step.fits(f) })
+			if at < 0 {
 				break
 			}
-			f := rest[i]
-			rest = slices.Delete(rest, i, i+1)
+			f := rest[at]
+			rest = slices.Delete(rest, at, at+1)
 			step.Faults = append(step.Faults, f.dealt(r, instances))
 			n--
+			if f.Target == Pipeline && size == 1 && n > 0 {
+				extra = 1 // what goes wrong while it is changed is the point
+			}
 		}
 		plan = append(plan, step)
 	}
@@ -170,6 +194,8 @@ func (f Fault) dealt(r *rand.Rand, instances map[string]int) Fault {
 		return time.Duration(low+r.IntN(high-low)) * time.Millisecond
 	}
 	switch f.Action {
+	case ChangeLanes:
+		f.Pick = 1 + r.IntN(maxLanes)
 	case Add:
 		instances[f.Target]++
 	case Remove:

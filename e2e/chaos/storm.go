@@ -25,10 +25,14 @@ const (
 type Storm struct {
 	stack *Stack
 	say   func(format string, args ...any)
+	spec  func(Settings) string
 
 	mu    sync.Mutex
 	now   string         // guarded by mu: the step that is going on
 	kinds map[string]int // guarded by mu: faults by kind
+	// Guarded by mu: what the pipeline has now, and how many changes of it were refused.
+	settings Settings
+	skipped  int
 }
 
 // Now tells what is being done.
@@ -89,6 +93,9 @@ func (s *Storm) inflict(ctx context.Context, f Fault, alone bool) error {
 	s.mu.Lock()
 	s.kinds[f.Kind()]++
 	s.mu.Unlock()
+	if f.Target == Pipeline {
+		return s.changePipeline(ctx, f)
+	}
 	switch f.Action {
 	case Add:
 		return s.stack.Add(f.Target)
