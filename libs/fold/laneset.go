@@ -71,7 +71,7 @@ func (l *lane) begin(ctx context.Context) error {
 
 // left waits until all lanes before are closed. Meanwhile it lets the input be purged: a full log would keep the lanes before from closing.
 func (l *lane) left(ctx context.Context) (*checkpoint.Left, error) {
-	tick := time.NewTicker(settleInterval)
+	tick := time.NewTicker(min(settleInterval, l.Interval))
 	defer tick.Stop()
 	began := time.Now()
 	moved := began

@@ -61,7 +61,7 @@ func (l *lane) foldAll(ctx, work context.Context, messages <-chan fencedlog.Mess
 	idle := false // no message since the last tick
 	var ending <-chan time.Time
 	if l.Replaced {
-		t := time.NewTicker(settleInterval)
+		t := time.NewTicker(min(settleInterval, l.Interval))
 		defer t.Stop()
 		ending = t.C
 	}
