@@ -90,7 +90,16 @@ func listCommand(c *client) *cobra.Command {
 					guarantee(r.GetGuarantee()), age(r.GetCreateTime()),
 				})
 			}
-			return table(w, rows)
+			if err := table(w, rows); err != nil {
+				return err
+			}
+			for _, o := range resp.GetOrphans() {
+				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s: has no record, but holds data (%s): put a later copy of the registry back, or remove it by `sluice delete %s`\n",
+					o.GetId(), strings.Join(o.GetStreams(), ", "), o.GetId()); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	return cmd

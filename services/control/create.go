@@ -24,6 +24,9 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.free(ctx, id); err != nil {
 		return nil, err
 	}
+	if err := s.notOrphaned(ctx, id); err != nil {
+		return nil, err
+	}
 	c, err := s.check(ctx, req.GetPipeline(), nil)
 	if err != nil {
 		return nil, err
@@ -67,8 +70,11 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.free(ctx, id); err != nil {
 		return nil, err
 	}
+	if err := s.notOrphaned(ctx, id); err != nil {
+		return nil, err
+	}
 	s.forgetGroups(ctx, c.spec)
-	// What an earlier pipeline of this id may have left (a registry that was lost) is not this one's.
+	// What a creation that was cut off has left, which is empty.
 	if err := s.remove(ctx, id); err != nil {
 		return nil, stored(ctx, err)
 	}

@@ -16,13 +16,18 @@ const stopPoll = 100 * time.Millisecond
 
 // Delete removes a pipeline and returns when it is gone. Once the record says DELETING the deletion
 // is finished whatever happens: when the caller leaves or this process dies, Run goes on with it,
-// here or in the next control service.
+// here or in the next control service. Of a pipeline whose record was lost it removes what is left.
 func (s *Service) Delete(ctx context.Context, req *controlv1.DeleteRequest) (*controlv1.DeleteResponse, error) {
 	rec, err := s.change(ctx, req.GetId(), func(rec *controlv1.PipelineRecord) (bool, error) {
 		changed := rec.Desired != controlv1.DesiredState_DELETING
 		rec.Desired = controlv1.DesiredState_DELETING
 		return changed, nil
 	})
+	if errors.Is(err, registry.ErrNotFound) {
+		if found, left := s.deleteOrphan(ctx, req.GetId()); found || left != nil {
+			return &controlv1.DeleteResponse{}, stored(ctx, left)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

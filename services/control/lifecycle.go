@@ -33,13 +33,17 @@ func (s *Service) Get(ctx context.Context, req *controlv1.GetRequest) (*controlv
 	return &controlv1.GetResponse{Pipeline: rec}, nil
 }
 
-// List returns all pipelines by id.
+// List returns all pipelines by id, and what pipelines without a record have left.
 func (s *Service) List(ctx context.Context, _ *controlv1.ListRequest) (*controlv1.ListResponse, error) {
 	all, err := s.registry.List(ctx)
 	if err != nil {
 		return nil, stored(ctx, err)
 	}
-	return &controlv1.ListResponse{Pipelines: all}, nil
+	orphans, err := s.orphans(ctx)
+	if err != nil {
+		return nil, stored(ctx, err)
+	}
+	return &controlv1.ListResponse{Pipelines: all, Orphans: orphans}, nil
 }
 
 // Pause lets a pipeline stop reading from Kafka. It is no error when it is paused.

@@ -280,16 +280,47 @@ func TestMissingPartsAreMadeAnew(t *testing.T) {
 	require.Eventually(t, back, 10*time.Second, 20*time.Millisecond)
 }
 
-// TestLeftoversAreNotTaken: streams of an earlier pipeline whose record is lost are not the new one's.
+// TestLeftoversAreNotTaken: streams of an earlier pipeline whose record is lost are not the new one's, and are removed only when somebody says so.
 func TestLeftoversAreNotTaken(t *testing.T) {
-	s, _ := created(t)
+	s, rec := created(t)
 	_, err := s.js.Publish(t.Context(), "sluice.orders.ingest.0.0", []byte("old"))
 	require.NoError(t, err)
 	s.commitGroup()
 	require.NoError(t, s.js.DeleteKeyValue(t.Context(), registry.PipelinesBucket))
 	require.Eventually(t, s.gone, 10*time.Second, 20*time.Millisecond)
-	s.create(s.parse(orders))
+
+	for _, validate := range []bool{true, false} {
+		_, err = s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: s.parse(orders), ValidateOnly: validate})
+		require.Equal(t, codes.FailedPrecondition, status.Code(err), "%v", err)
+		require.ErrorContains(t, err, "stream sluice_orders_ingest holds data")
+	}
+	list, err := s.client.List(t.Context(), &controlv1.ListRequest{})
+	require.NoError(t, err)
+	require.Empty(t, list.GetPipelines())
+	require.Len(t, list.GetOrphans(), 1)
+	require.Equal(t, "orders", list.GetOrphans()[0].GetId())
+	require.Equal(t, []string{"sluice_orders_ingest"}, list.GetOrphans()[0].GetStreams())
+	told := func() int { return strings.Count(s.logs.String(), "nothing is removed by itself") }
+	require.Eventually(t, func() bool { return told() == 1 }, 10*time.Second, 20*time.Millisecond)
+
+	// With its record again all is as it was.
+	_, err = s.registry.Create(t.Context(), rec)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "or has one again") }, 10*time.Second, 20*time.Millisecond)
+	require.Equal(t, 1, told())
 	stream, err := s.js.Stream(t.Context(), "sluice_orders_ingest")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
+
+	require.NoError(t, s.js.DeleteKeyValue(t.Context(), registry.PipelinesBucket))
+	require.Eventually(t, s.gone, 10*time.Second, 20*time.Millisecond)
+	_, err = s.client.Delete(t.Context(), &controlv1.DeleteRequest{Id: "orders"})
+	require.NoError(t, err)
+	require.Empty(t, s.streams("orders"))
+	_, err = s.client.Delete(t.Context(), &controlv1.DeleteRequest{Id: "orders"})
+	require.Equal(t, codes.NotFound, status.Code(err))
+	s.create(s.parse(orders))
+	stream, err = s.js.Stream(t.Context(), "sluice_orders_ingest")
 	require.NoError(t, err)
 	require.Zero(t, stream.CachedInfo().State.LastSeq)
 	require.True(t, s.groupGone(), "its offsets would make the new one skip records")

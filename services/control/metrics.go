@@ -21,6 +21,7 @@ type metrics struct {
 	rounds   metric.Int64Counter
 	failures metric.Int64Counter
 	states   [len(states)]atomic.Int64 // pipelines by desired state, by index in states
+	orphans  atomic.Int64              // pipelines without a record
 }
 
 var states = [...]controlv1.DesiredState{controlv1.DesiredState_RUNNING, controlv1.DesiredState_PAUSED, controlv1.DesiredState_DELETING}
@@ -30,7 +31,7 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		m = noop.Meter{}
 	}
 	out := &metrics{}
-	var errs [3]error
+	var errs [4]error
 	out.rounds, errs[0] = m.Int64Counter("sluice.control.rounds", metric.WithUnit("{round}"),
 		metric.WithDescription("Looks after the streams and buckets of all pipelines, by outcome: well, or failed for some."))
 	out.failures, errs[1] = m.Int64Counter("sluice.control.failures", metric.WithUnit("{failure}"),
@@ -40,6 +41,12 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 			for i, state := range states {
 				o.Observe(out.states[i].Load(), metric.WithAttributes(attribute.String("state", strings.ToLower(state.String()))))
 			}
+			return nil
+		}))
+	_, errs[3] = m.Int64ObservableGauge("sluice.control.orphans", metric.WithUnit("{pipeline}"),
+		metric.WithDescription("Pipelines without a record whose streams hold data: the registry has lost them."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(out.orphans.Load())
 			return nil
 		}))
 	for _, err := range errs {

@@ -488,7 +488,7 @@ func (x PipelineStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PipelineStatus_State.Descriptor instead.
 func (PipelineStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42, 0}
 }
 
 type VerifyResult_Verdict int32
@@ -542,7 +542,7 @@ func (x VerifyResult_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VerifyResult_Verdict.Descriptor instead.
 func (VerifyResult_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47, 0}
 }
 
 type VerifyDifference_Kind int32
@@ -591,7 +591,7 @@ func (x VerifyDifference_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VerifyDifference_Kind.Descriptor instead.
 func (VerifyDifference_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51, 0}
 }
 
 type TracedEvent_Outcome int32
@@ -663,7 +663,7 @@ func (x TracedEvent_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TracedEvent_Outcome.Descriptor instead.
 func (TracedEvent_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57, 0}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58, 0}
 }
 
 // Pipeline is the specification that a user writes, in YAML or JSON.
@@ -2591,8 +2591,10 @@ func (*ListRequest) Descriptor() ([]byte, []int) {
 }
 
 type ListResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pipelines     []*PipelineRecord      `protobuf:"bytes,1,rep,name=pipelines,proto3" json:"pipelines,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Pipelines []*PipelineRecord      `protobuf:"bytes,1,rep,name=pipelines,proto3" json:"pipelines,omitempty"`
+	// What holds data of pipelines that have no record: the registry has lost them. By id.
+	Orphans       []*Orphan `protobuf:"bytes,2,rep,name=orphans,proto3" json:"orphans,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2634,6 +2636,67 @@ func (x *ListResponse) GetPipelines() []*PipelineRecord {
 	return nil
 }
 
+func (x *ListResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+// Orphan is what a pipeline without a record has left.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// JetStream streams, those of buckets too.
+	Streams       []string `protobuf:"bytes,2,rep,name=streams,proto3" json:"streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Orphan) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Orphan) GetStreams() []string {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
 type UpdateRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pipeline      *Pipeline              `protobuf:"bytes,1,opt,name=pipeline,proto3" json:"pipeline,omitempty"`
@@ -2644,7 +2707,7 @@ type UpdateRequest struct {
 
 func (x *UpdateRequest) Reset() {
 	*x = UpdateRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2656,7 +2719,7 @@ func (x *UpdateRequest) String() string {
 func (*UpdateRequest) ProtoMessage() {}
 
 func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[27]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2669,7 +2732,7 @@ func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
 func (*UpdateRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{27}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateRequest) GetPipeline() *Pipeline {
@@ -2696,7 +2759,7 @@ type UpdateResponse struct {
 
 func (x *UpdateResponse) Reset() {
 	*x = UpdateResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2771,7 @@ func (x *UpdateResponse) String() string {
 func (*UpdateResponse) ProtoMessage() {}
 
 func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[28]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2784,7 @@ func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
 func (*UpdateResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{28}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateResponse) GetPipeline() *PipelineRecord {
@@ -2747,7 +2810,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2822,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[29]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2835,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{29}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PauseRequest) GetId() string {
@@ -2791,7 +2854,7 @@ type PauseResponse struct {
 
 func (x *PauseResponse) Reset() {
 	*x = PauseResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2866,7 @@ func (x *PauseResponse) String() string {
 func (*PauseResponse) ProtoMessage() {}
 
 func (x *PauseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[30]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2879,7 @@ func (x *PauseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseResponse.ProtoReflect.Descriptor instead.
 func (*PauseResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{30}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PauseResponse) GetPipeline() *PipelineRecord {
@@ -2835,7 +2898,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2910,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[31]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2923,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{31}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeRequest) GetId() string {
@@ -2879,7 +2942,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +2954,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[32]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +2967,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{32}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ResumeResponse) GetPipeline() *PipelineRecord {
@@ -2923,7 +2986,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2935,7 +2998,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[33]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2948,7 +3011,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{33}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteRequest) GetId() string {
@@ -2966,7 +3029,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3041,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[34]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3054,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{34}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
 }
 
 type StatusRequest struct {
@@ -3003,7 +3066,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3078,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[35]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3091,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{35}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *StatusRequest) GetId() string {
@@ -3047,7 +3110,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3122,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[36]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3135,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{36}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StatusResponse) GetStatus() *PipelineStatus {
@@ -3093,7 +3156,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3168,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[37]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3181,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{37}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WatchRequest) GetId() string {
@@ -3144,7 +3207,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3219,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[38]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3232,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{38}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WatchResponse) GetStatus() *PipelineStatus {
@@ -3190,7 +3253,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3265,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[39]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3278,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{39}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListDeadLettersRequest) GetId() string {
@@ -3254,7 +3317,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3266,7 +3329,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[40]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3279,7 +3342,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{40}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListDeadLettersResponse) GetStage() string {
@@ -3400,7 +3463,7 @@ type PipelineStatus struct {
 
 func (x *PipelineStatus) Reset() {
 	*x = PipelineStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3412,7 +3475,7 @@ func (x *PipelineStatus) String() string {
 func (*PipelineStatus) ProtoMessage() {}
 
 func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[41]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3425,7 +3488,7 @@ func (x *PipelineStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineStatus.ProtoReflect.Descriptor instead.
 func (*PipelineStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{41}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PipelineStatus) GetId() string {
@@ -3583,7 +3646,7 @@ type LaneStatus struct {
 
 func (x *LaneStatus) Reset() {
 	*x = LaneStatus{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3595,7 +3658,7 @@ func (x *LaneStatus) String() string {
 func (*LaneStatus) ProtoMessage() {}
 
 func (x *LaneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[42]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3608,7 +3671,7 @@ func (x *LaneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaneStatus.ProtoReflect.Descriptor instead.
 func (*LaneStatus) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{42}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LaneStatus) GetStage() string {
@@ -3694,7 +3757,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3706,7 +3769,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[43]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3719,7 +3782,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{43}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *VerifyRequest) GetId() string {
@@ -3756,7 +3819,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +3831,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[44]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +3844,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{44}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *VerifyResponse) GetMessage() isVerifyResponse_Message {
@@ -3838,7 +3901,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +3913,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[45]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +3926,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{45}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *VerifyProgress) GetStep() string {
@@ -3909,7 +3972,7 @@ type VerifyResult struct {
 
 func (x *VerifyResult) Reset() {
 	*x = VerifyResult{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3921,7 +3984,7 @@ func (x *VerifyResult) String() string {
 func (*VerifyResult) ProtoMessage() {}
 
 func (x *VerifyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[46]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3934,7 +3997,7 @@ func (x *VerifyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResult.ProtoReflect.Descriptor instead.
 func (*VerifyResult) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{46}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *VerifyResult) GetVerdict() VerifyResult_Verdict {
@@ -4015,7 +4078,7 @@ type VerifyPartition struct {
 
 func (x *VerifyPartition) Reset() {
 	*x = VerifyPartition{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4027,7 +4090,7 @@ func (x *VerifyPartition) String() string {
 func (*VerifyPartition) ProtoMessage() {}
 
 func (x *VerifyPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[47]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4040,7 +4103,7 @@ func (x *VerifyPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyPartition.ProtoReflect.Descriptor instead.
 func (*VerifyPartition) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{47}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *VerifyPartition) GetSource() string {
@@ -4135,7 +4198,7 @@ type VerifyLane struct {
 
 func (x *VerifyLane) Reset() {
 	*x = VerifyLane{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4147,7 +4210,7 @@ func (x *VerifyLane) String() string {
 func (*VerifyLane) ProtoMessage() {}
 
 func (x *VerifyLane) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[48]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4160,7 +4223,7 @@ func (x *VerifyLane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyLane.ProtoReflect.Descriptor instead.
 func (*VerifyLane) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{48}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *VerifyLane) GetStage() string {
@@ -4229,7 +4292,7 @@ type VerifyTable struct {
 
 func (x *VerifyTable) Reset() {
 	*x = VerifyTable{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4304,7 @@ func (x *VerifyTable) String() string {
 func (*VerifyTable) ProtoMessage() {}
 
 func (x *VerifyTable) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[49]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4317,7 @@ func (x *VerifyTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyTable.ProtoReflect.Descriptor instead.
 func (*VerifyTable) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{49}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *VerifyTable) GetName() string {
@@ -4326,7 +4389,7 @@ type VerifyDifference struct {
 
 func (x *VerifyDifference) Reset() {
 	*x = VerifyDifference{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4338,7 +4401,7 @@ func (x *VerifyDifference) String() string {
 func (*VerifyDifference) ProtoMessage() {}
 
 func (x *VerifyDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[50]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4351,7 +4414,7 @@ func (x *VerifyDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyDifference.ProtoReflect.Descriptor instead.
 func (*VerifyDifference) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{50}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *VerifyDifference) GetKind() VerifyDifference_Kind {
@@ -4422,7 +4485,7 @@ type TraceRequest struct {
 
 func (x *TraceRequest) Reset() {
 	*x = TraceRequest{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4434,7 +4497,7 @@ func (x *TraceRequest) String() string {
 func (*TraceRequest) ProtoMessage() {}
 
 func (x *TraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[51]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4447,7 +4510,7 @@ func (x *TraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceRequest.ProtoReflect.Descriptor instead.
 func (*TraceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{51}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TraceRequest) GetId() string {
@@ -4522,7 +4585,7 @@ type TraceOffset struct {
 
 func (x *TraceOffset) Reset() {
 	*x = TraceOffset{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4534,7 +4597,7 @@ func (x *TraceOffset) String() string {
 func (*TraceOffset) ProtoMessage() {}
 
 func (x *TraceOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[52]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4547,7 +4610,7 @@ func (x *TraceOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceOffset.ProtoReflect.Descriptor instead.
 func (*TraceOffset) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{52}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TraceOffset) GetPartition() int32 {
@@ -4578,7 +4641,7 @@ type TraceKey struct {
 
 func (x *TraceKey) Reset() {
 	*x = TraceKey{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4653,7 @@ func (x *TraceKey) String() string {
 func (*TraceKey) ProtoMessage() {}
 
 func (x *TraceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[53]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4666,7 @@ func (x *TraceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceKey.ProtoReflect.Descriptor instead.
 func (*TraceKey) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{53}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *TraceKey) GetValues() []string {
@@ -4640,7 +4703,7 @@ type TraceResponse struct {
 
 func (x *TraceResponse) Reset() {
 	*x = TraceResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4652,7 +4715,7 @@ func (x *TraceResponse) String() string {
 func (*TraceResponse) ProtoMessage() {}
 
 func (x *TraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[54]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4665,7 +4728,7 @@ func (x *TraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceResponse.ProtoReflect.Descriptor instead.
 func (*TraceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{54}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *TraceResponse) GetEvents() []*TracedEvent {
@@ -4702,7 +4765,7 @@ type FollowTraceResponse struct {
 
 func (x *FollowTraceResponse) Reset() {
 	*x = FollowTraceResponse{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4714,7 +4777,7 @@ func (x *FollowTraceResponse) String() string {
 func (*FollowTraceResponse) ProtoMessage() {}
 
 func (x *FollowTraceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[55]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4727,7 +4790,7 @@ func (x *FollowTraceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowTraceResponse.ProtoReflect.Descriptor instead.
 func (*FollowTraceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{55}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FollowTraceResponse) GetMessage() isFollowTraceResponse_Message {
@@ -4784,7 +4847,7 @@ type TraceProgress struct {
 
 func (x *TraceProgress) Reset() {
 	*x = TraceProgress{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4796,7 +4859,7 @@ func (x *TraceProgress) String() string {
 func (*TraceProgress) ProtoMessage() {}
 
 func (x *TraceProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[56]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4809,7 +4872,7 @@ func (x *TraceProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceProgress.ProtoReflect.Descriptor instead.
 func (*TraceProgress) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{56}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *TraceProgress) GetStep() string {
@@ -4852,7 +4915,7 @@ type TracedEvent struct {
 
 func (x *TracedEvent) Reset() {
 	*x = TracedEvent{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +4927,7 @@ func (x *TracedEvent) String() string {
 func (*TracedEvent) ProtoMessage() {}
 
 func (x *TracedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[57]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4877,7 +4940,7 @@ func (x *TracedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
 func (*TracedEvent) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{57}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *TracedEvent) GetSource() string {
@@ -4959,7 +5022,7 @@ type TraceStep struct {
 
 func (x *TraceStep) Reset() {
 	*x = TraceStep{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4971,7 +5034,7 @@ func (x *TraceStep) String() string {
 func (*TraceStep) ProtoMessage() {}
 
 func (x *TraceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[58]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4984,7 +5047,7 @@ func (x *TraceStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceStep.ProtoReflect.Descriptor instead.
 func (*TraceStep) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{58}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *TraceStep) GetStage() string {
@@ -5062,7 +5125,7 @@ type TraceMatch struct {
 
 func (x *TraceMatch) Reset() {
 	*x = TraceMatch{}
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5074,7 +5137,7 @@ func (x *TraceMatch) String() string {
 func (*TraceMatch) ProtoMessage() {}
 
 func (x *TraceMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[59]
+	mi := &file_sluice_control_v1_pipeline_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5087,7 +5150,7 @@ func (x *TraceMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceMatch.ProtoReflect.Descriptor instead.
 func (*TraceMatch) Descriptor() ([]byte, []int) {
-	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{59}
+	return file_sluice_control_v1_pipeline_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TraceMatch) GetSource() string {
@@ -5303,9 +5366,13 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\"L\n" +
 	"\vGetResponse\x12=\n" +
 	"\bpipeline\x18\x01 \x01(\v2!.sluice.control.v1.PipelineRecordR\bpipeline\"\r\n" +
-	"\vListRequest\"O\n" +
+	"\vListRequest\"\x84\x01\n" +
 	"\fListResponse\x12?\n" +
-	"\tpipelines\x18\x01 \x03(\v2!.sluice.control.v1.PipelineRecordR\tpipelines\"u\n" +
+	"\tpipelines\x18\x01 \x03(\v2!.sluice.control.v1.PipelineRecordR\tpipelines\x123\n" +
+	"\aorphans\x18\x02 \x03(\v2\x19.sluice.control.v1.OrphanR\aorphans\"2\n" +
+	"\x06Orphan\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\astreams\x18\x02 \x03(\tR\astreams\"u\n" +
 	"\rUpdateRequest\x12?\n" +
 	"\bpipeline\x18\x01 \x01(\v2\x1b.sluice.control.v1.PipelineB\x06\xbaH\x03\xc8\x01\x01R\bpipeline\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\"k\n" +
@@ -5606,7 +5673,7 @@ func file_sluice_control_v1_pipeline_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_control_v1_pipeline_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
-var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_sluice_control_v1_pipeline_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(Isolation)(0),                  // 0: sluice.control.v1.Isolation
 	(Keep)(0),                       // 1: sluice.control.v1.Keep
@@ -5647,51 +5714,52 @@ var file_sluice_control_v1_pipeline_proto_goTypes = []any{
 	(*GetResponse)(nil),             // 36: sluice.control.v1.GetResponse
 	(*ListRequest)(nil),             // 37: sluice.control.v1.ListRequest
 	(*ListResponse)(nil),            // 38: sluice.control.v1.ListResponse
-	(*UpdateRequest)(nil),           // 39: sluice.control.v1.UpdateRequest
-	(*UpdateResponse)(nil),          // 40: sluice.control.v1.UpdateResponse
-	(*PauseRequest)(nil),            // 41: sluice.control.v1.PauseRequest
-	(*PauseResponse)(nil),           // 42: sluice.control.v1.PauseResponse
-	(*ResumeRequest)(nil),           // 43: sluice.control.v1.ResumeRequest
-	(*ResumeResponse)(nil),          // 44: sluice.control.v1.ResumeResponse
-	(*DeleteRequest)(nil),           // 45: sluice.control.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 46: sluice.control.v1.DeleteResponse
-	(*StatusRequest)(nil),           // 47: sluice.control.v1.StatusRequest
-	(*StatusResponse)(nil),          // 48: sluice.control.v1.StatusResponse
-	(*WatchRequest)(nil),            // 49: sluice.control.v1.WatchRequest
-	(*WatchResponse)(nil),           // 50: sluice.control.v1.WatchResponse
-	(*ListDeadLettersRequest)(nil),  // 51: sluice.control.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 52: sluice.control.v1.ListDeadLettersResponse
-	(*PipelineStatus)(nil),          // 53: sluice.control.v1.PipelineStatus
-	(*LaneStatus)(nil),              // 54: sluice.control.v1.LaneStatus
-	(*VerifyRequest)(nil),           // 55: sluice.control.v1.VerifyRequest
-	(*VerifyResponse)(nil),          // 56: sluice.control.v1.VerifyResponse
-	(*VerifyProgress)(nil),          // 57: sluice.control.v1.VerifyProgress
-	(*VerifyResult)(nil),            // 58: sluice.control.v1.VerifyResult
-	(*VerifyPartition)(nil),         // 59: sluice.control.v1.VerifyPartition
-	(*VerifyLane)(nil),              // 60: sluice.control.v1.VerifyLane
-	(*VerifyTable)(nil),             // 61: sluice.control.v1.VerifyTable
-	(*VerifyDifference)(nil),        // 62: sluice.control.v1.VerifyDifference
-	(*TraceRequest)(nil),            // 63: sluice.control.v1.TraceRequest
-	(*TraceOffset)(nil),             // 64: sluice.control.v1.TraceOffset
-	(*TraceKey)(nil),                // 65: sluice.control.v1.TraceKey
-	(*TraceResponse)(nil),           // 66: sluice.control.v1.TraceResponse
-	(*FollowTraceResponse)(nil),     // 67: sluice.control.v1.FollowTraceResponse
-	(*TraceProgress)(nil),           // 68: sluice.control.v1.TraceProgress
-	(*TracedEvent)(nil),             // 69: sluice.control.v1.TracedEvent
-	(*TraceStep)(nil),               // 70: sluice.control.v1.TraceStep
-	(*TraceMatch)(nil),              // 71: sluice.control.v1.TraceMatch
-	nil,                             // 72: sluice.control.v1.Pipeline.SourcesEntry
-	nil,                             // 73: sluice.control.v1.ClickHouseSink.SettingsEntry
-	nil,                             // 74: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
-	nil,                             // 75: sluice.control.v1.PipelineRecord.DrainedEntry
-	nil,                             // 76: sluice.control.v1.StartOffsets.OffsetsEntry
-	nil,                             // 77: sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	nil,                             // 78: sluice.control.v1.PipelineStatus.WatermarksEntry
-	nil,                             // 79: sluice.control.v1.LaneStatus.BufferedRowsEntry
-	nil,                             // 80: sluice.control.v1.LaneStatus.WatermarksEntry
-	(*durationpb.Duration)(nil),     // 81: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 82: google.protobuf.Timestamp
-	(*v1.Tally)(nil),                // 83: sluice.event.v1.Tally
+	(*Orphan)(nil),                  // 39: sluice.control.v1.Orphan
+	(*UpdateRequest)(nil),           // 40: sluice.control.v1.UpdateRequest
+	(*UpdateResponse)(nil),          // 41: sluice.control.v1.UpdateResponse
+	(*PauseRequest)(nil),            // 42: sluice.control.v1.PauseRequest
+	(*PauseResponse)(nil),           // 43: sluice.control.v1.PauseResponse
+	(*ResumeRequest)(nil),           // 44: sluice.control.v1.ResumeRequest
+	(*ResumeResponse)(nil),          // 45: sluice.control.v1.ResumeResponse
+	(*DeleteRequest)(nil),           // 46: sluice.control.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 47: sluice.control.v1.DeleteResponse
+	(*StatusRequest)(nil),           // 48: sluice.control.v1.StatusRequest
+	(*StatusResponse)(nil),          // 49: sluice.control.v1.StatusResponse
+	(*WatchRequest)(nil),            // 50: sluice.control.v1.WatchRequest
+	(*WatchResponse)(nil),           // 51: sluice.control.v1.WatchResponse
+	(*ListDeadLettersRequest)(nil),  // 52: sluice.control.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil), // 53: sluice.control.v1.ListDeadLettersResponse
+	(*PipelineStatus)(nil),          // 54: sluice.control.v1.PipelineStatus
+	(*LaneStatus)(nil),              // 55: sluice.control.v1.LaneStatus
+	(*VerifyRequest)(nil),           // 56: sluice.control.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 57: sluice.control.v1.VerifyResponse
+	(*VerifyProgress)(nil),          // 58: sluice.control.v1.VerifyProgress
+	(*VerifyResult)(nil),            // 59: sluice.control.v1.VerifyResult
+	(*VerifyPartition)(nil),         // 60: sluice.control.v1.VerifyPartition
+	(*VerifyLane)(nil),              // 61: sluice.control.v1.VerifyLane
+	(*VerifyTable)(nil),             // 62: sluice.control.v1.VerifyTable
+	(*VerifyDifference)(nil),        // 63: sluice.control.v1.VerifyDifference
+	(*TraceRequest)(nil),            // 64: sluice.control.v1.TraceRequest
+	(*TraceOffset)(nil),             // 65: sluice.control.v1.TraceOffset
+	(*TraceKey)(nil),                // 66: sluice.control.v1.TraceKey
+	(*TraceResponse)(nil),           // 67: sluice.control.v1.TraceResponse
+	(*FollowTraceResponse)(nil),     // 68: sluice.control.v1.FollowTraceResponse
+	(*TraceProgress)(nil),           // 69: sluice.control.v1.TraceProgress
+	(*TracedEvent)(nil),             // 70: sluice.control.v1.TracedEvent
+	(*TraceStep)(nil),               // 71: sluice.control.v1.TraceStep
+	(*TraceMatch)(nil),              // 72: sluice.control.v1.TraceMatch
+	nil,                             // 73: sluice.control.v1.Pipeline.SourcesEntry
+	nil,                             // 74: sluice.control.v1.ClickHouseSink.SettingsEntry
+	nil,                             // 75: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	nil,                             // 76: sluice.control.v1.PipelineRecord.DrainedEntry
+	nil,                             // 77: sluice.control.v1.StartOffsets.OffsetsEntry
+	nil,                             // 78: sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	nil,                             // 79: sluice.control.v1.PipelineStatus.WatermarksEntry
+	nil,                             // 80: sluice.control.v1.LaneStatus.BufferedRowsEntry
+	nil,                             // 81: sluice.control.v1.LaneStatus.WatermarksEntry
+	(*durationpb.Duration)(nil),     // 82: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),   // 83: google.protobuf.Timestamp
+	(*v1.Tally)(nil),                // 84: sluice.event.v1.Tally
 }
 var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	13,  // 0: sluice.control.v1.Pipeline.source:type_name -> sluice.control.v1.Source
@@ -5699,18 +5767,18 @@ var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	23,  // 2: sluice.control.v1.Pipeline.sink:type_name -> sluice.control.v1.Sink
 	25,  // 3: sluice.control.v1.Pipeline.columns:type_name -> sluice.control.v1.Column
 	26,  // 4: sluice.control.v1.Pipeline.batch:type_name -> sluice.control.v1.Batch
-	72,  // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
+	73,  // 5: sluice.control.v1.Pipeline.sources:type_name -> sluice.control.v1.Pipeline.SourcesEntry
 	14,  // 6: sluice.control.v1.Pipeline.join:type_name -> sluice.control.v1.Join
 	16,  // 7: sluice.control.v1.Source.kafka:type_name -> sluice.control.v1.KafkaSource
 	22,  // 8: sluice.control.v1.Source.dedup:type_name -> sluice.control.v1.Dedup
 	15,  // 9: sluice.control.v1.Join.on:type_name -> sluice.control.v1.JoinOn
-	81,  // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
+	82,  // 10: sluice.control.v1.Join.window:type_name -> google.protobuf.Duration
 	4,   // 11: sluice.control.v1.Join.kind:type_name -> sluice.control.v1.Join.Kind
 	5,   // 12: sluice.control.v1.Join.type:type_name -> sluice.control.v1.Join.Type
-	81,  // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
-	81,  // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
-	81,  // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
-	81,  // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
+	82,  // 13: sluice.control.v1.Join.grace:type_name -> google.protobuf.Duration
+	82,  // 14: sluice.control.v1.Join.wait:type_name -> google.protobuf.Duration
+	82,  // 15: sluice.control.v1.Join.idle:type_name -> google.protobuf.Duration
+	82,  // 16: sluice.control.v1.Join.max_future:type_name -> google.protobuf.Duration
 	0,   // 17: sluice.control.v1.KafkaSource.isolation:type_name -> sluice.control.v1.Isolation
 	17,  // 18: sluice.control.v1.KafkaSource.tls:type_name -> sluice.control.v1.TLS
 	19,  // 19: sluice.control.v1.KafkaSource.sasl:type_name -> sluice.control.v1.SASL
@@ -5720,104 +5788,105 @@ var file_sluice_control_v1_pipeline_proto_depIdxs = []int32{
 	20,  // 23: sluice.control.v1.SASL.oauth:type_name -> sluice.control.v1.OAuth
 	21,  // 24: sluice.control.v1.SASL.gssapi:type_name -> sluice.control.v1.GSSAPI
 	18,  // 25: sluice.control.v1.OAuth.client_secret:type_name -> sluice.control.v1.Secret
-	81,  // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
+	82,  // 26: sluice.control.v1.Dedup.window:type_name -> google.protobuf.Duration
 	1,   // 27: sluice.control.v1.Dedup.keep:type_name -> sluice.control.v1.Keep
 	2,   // 28: sluice.control.v1.Dedup.missing_key:type_name -> sluice.control.v1.MissingKey
 	24,  // 29: sluice.control.v1.Sink.clickhouse:type_name -> sluice.control.v1.ClickHouseSink
 	18,  // 30: sluice.control.v1.ClickHouseSink.password:type_name -> sluice.control.v1.Secret
 	17,  // 31: sluice.control.v1.ClickHouseSink.tls:type_name -> sluice.control.v1.TLS
-	73,  // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
-	81,  // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
+	74,  // 32: sluice.control.v1.ClickHouseSink.settings:type_name -> sluice.control.v1.ClickHouseSink.SettingsEntry
+	82,  // 33: sluice.control.v1.Batch.max_delay:type_name -> google.protobuf.Duration
 	12,  // 34: sluice.control.v1.PipelineRecord.spec:type_name -> sluice.control.v1.Pipeline
 	3,   // 35: sluice.control.v1.PipelineRecord.desired:type_name -> sluice.control.v1.DesiredState
 	29,  // 36: sluice.control.v1.PipelineRecord.schemas:type_name -> sluice.control.v1.Schema
 	31,  // 37: sluice.control.v1.PipelineRecord.start_offsets:type_name -> sluice.control.v1.StartOffsets
 	32,  // 38: sluice.control.v1.PipelineRecord.guarantee:type_name -> sluice.control.v1.Guarantee
-	82,  // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
-	82,  // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
-	74,  // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
+	83,  // 39: sluice.control.v1.PipelineRecord.create_time:type_name -> google.protobuf.Timestamp
+	83,  // 40: sluice.control.v1.PipelineRecord.update_time:type_name -> google.protobuf.Timestamp
+	75,  // 41: sluice.control.v1.PipelineRecord.source_start_offsets:type_name -> sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry
 	28,  // 42: sluice.control.v1.PipelineRecord.lane_sets:type_name -> sluice.control.v1.LaneSet
-	75,  // 43: sluice.control.v1.PipelineRecord.drained:type_name -> sluice.control.v1.PipelineRecord.DrainedEntry
+	76,  // 43: sluice.control.v1.PipelineRecord.drained:type_name -> sluice.control.v1.PipelineRecord.DrainedEntry
 	30,  // 44: sluice.control.v1.Schema.columns:type_name -> sluice.control.v1.SchemaColumn
-	76,  // 45: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
+	77,  // 45: sluice.control.v1.StartOffsets.offsets:type_name -> sluice.control.v1.StartOffsets.OffsetsEntry
 	7,   // 46: sluice.control.v1.Guarantee.level:type_name -> sluice.control.v1.Guarantee.Level
 	12,  // 47: sluice.control.v1.CreateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
 	27,  // 48: sluice.control.v1.CreateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
 	27,  // 49: sluice.control.v1.GetResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
 	27,  // 50: sluice.control.v1.ListResponse.pipelines:type_name -> sluice.control.v1.PipelineRecord
-	12,  // 51: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
-	27,  // 52: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 53: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	27,  // 54: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
-	53,  // 55: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	81,  // 56: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
-	53,  // 57: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
-	82,  // 58: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
-	82,  // 59: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
-	8,   // 60: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
-	54,  // 61: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
-	32,  // 62: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
-	77,  // 63: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
-	78,  // 64: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
-	79,  // 65: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
-	80,  // 66: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
-	57,  // 67: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
-	58,  // 68: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
-	9,   // 69: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
-	59,  // 70: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
-	60,  // 71: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
-	61,  // 72: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
-	62,  // 73: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
-	81,  // 74: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
-	10,  // 75: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
-	64,  // 76: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
-	65,  // 77: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
-	81,  // 78: sluice.control.v1.TraceRequest.timeout:type_name -> google.protobuf.Duration
-	82,  // 79: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
-	69,  // 80: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
-	68,  // 81: sluice.control.v1.FollowTraceResponse.progress:type_name -> sluice.control.v1.TraceProgress
-	66,  // 82: sluice.control.v1.FollowTraceResponse.result:type_name -> sluice.control.v1.TraceResponse
-	82,  // 83: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
-	11,  // 84: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
-	70,  // 85: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
-	82,  // 86: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
-	71,  // 87: sluice.control.v1.TraceStep.matched:type_name -> sluice.control.v1.TraceMatch
-	13,  // 88: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
-	31,  // 89: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
-	83,  // 90: sluice.control.v1.PipelineRecord.DrainedEntry.value:type_name -> sluice.event.v1.Tally
-	82,  // 91: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	82,  // 92: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
-	33,  // 93: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
-	35,  // 94: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
-	37,  // 95: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
-	39,  // 96: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
-	41,  // 97: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
-	43,  // 98: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
-	45,  // 99: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
-	47,  // 100: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
-	49,  // 101: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
-	51,  // 102: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
-	55,  // 103: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
-	63,  // 104: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
-	63,  // 105: sluice.control.v1.PipelineService.FollowTrace:input_type -> sluice.control.v1.TraceRequest
-	34,  // 106: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
-	36,  // 107: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
-	38,  // 108: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
-	40,  // 109: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
-	42,  // 110: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
-	44,  // 111: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
-	46,  // 112: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
-	48,  // 113: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
-	50,  // 114: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
-	52,  // 115: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
-	56,  // 116: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
-	66,  // 117: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
-	67,  // 118: sluice.control.v1.PipelineService.FollowTrace:output_type -> sluice.control.v1.FollowTraceResponse
-	106, // [106:119] is the sub-list for method output_type
-	93,  // [93:106] is the sub-list for method input_type
-	93,  // [93:93] is the sub-list for extension type_name
-	93,  // [93:93] is the sub-list for extension extendee
-	0,   // [0:93] is the sub-list for field type_name
+	39,  // 51: sluice.control.v1.ListResponse.orphans:type_name -> sluice.control.v1.Orphan
+	12,  // 52: sluice.control.v1.UpdateRequest.pipeline:type_name -> sluice.control.v1.Pipeline
+	27,  // 53: sluice.control.v1.UpdateResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 54: sluice.control.v1.PauseResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	27,  // 55: sluice.control.v1.ResumeResponse.pipeline:type_name -> sluice.control.v1.PipelineRecord
+	54,  // 56: sluice.control.v1.StatusResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	82,  // 57: sluice.control.v1.WatchRequest.interval:type_name -> google.protobuf.Duration
+	54,  // 58: sluice.control.v1.WatchResponse.status:type_name -> sluice.control.v1.PipelineStatus
+	83,  // 59: sluice.control.v1.ListDeadLettersResponse.timestamp:type_name -> google.protobuf.Timestamp
+	83,  // 60: sluice.control.v1.ListDeadLettersResponse.refused:type_name -> google.protobuf.Timestamp
+	8,   // 61: sluice.control.v1.PipelineStatus.state:type_name -> sluice.control.v1.PipelineStatus.State
+	55,  // 62: sluice.control.v1.PipelineStatus.lanes:type_name -> sluice.control.v1.LaneStatus
+	32,  // 63: sluice.control.v1.PipelineStatus.guarantee:type_name -> sluice.control.v1.Guarantee
+	78,  // 64: sluice.control.v1.PipelineStatus.buffered_rows:type_name -> sluice.control.v1.PipelineStatus.BufferedRowsEntry
+	79,  // 65: sluice.control.v1.PipelineStatus.watermarks:type_name -> sluice.control.v1.PipelineStatus.WatermarksEntry
+	80,  // 66: sluice.control.v1.LaneStatus.buffered_rows:type_name -> sluice.control.v1.LaneStatus.BufferedRowsEntry
+	81,  // 67: sluice.control.v1.LaneStatus.watermarks:type_name -> sluice.control.v1.LaneStatus.WatermarksEntry
+	58,  // 68: sluice.control.v1.VerifyResponse.progress:type_name -> sluice.control.v1.VerifyProgress
+	59,  // 69: sluice.control.v1.VerifyResponse.result:type_name -> sluice.control.v1.VerifyResult
+	9,   // 70: sluice.control.v1.VerifyResult.verdict:type_name -> sluice.control.v1.VerifyResult.Verdict
+	60,  // 71: sluice.control.v1.VerifyResult.partitions:type_name -> sluice.control.v1.VerifyPartition
+	61,  // 72: sluice.control.v1.VerifyResult.lanes:type_name -> sluice.control.v1.VerifyLane
+	62,  // 73: sluice.control.v1.VerifyResult.table:type_name -> sluice.control.v1.VerifyTable
+	63,  // 74: sluice.control.v1.VerifyResult.differences:type_name -> sluice.control.v1.VerifyDifference
+	82,  // 75: sluice.control.v1.VerifyTable.took:type_name -> google.protobuf.Duration
+	10,  // 76: sluice.control.v1.VerifyDifference.kind:type_name -> sluice.control.v1.VerifyDifference.Kind
+	65,  // 77: sluice.control.v1.TraceRequest.offset:type_name -> sluice.control.v1.TraceOffset
+	66,  // 78: sluice.control.v1.TraceRequest.key:type_name -> sluice.control.v1.TraceKey
+	82,  // 79: sluice.control.v1.TraceRequest.timeout:type_name -> google.protobuf.Duration
+	83,  // 80: sluice.control.v1.TraceKey.since:type_name -> google.protobuf.Timestamp
+	70,  // 81: sluice.control.v1.TraceResponse.events:type_name -> sluice.control.v1.TracedEvent
+	69,  // 82: sluice.control.v1.FollowTraceResponse.progress:type_name -> sluice.control.v1.TraceProgress
+	67,  // 83: sluice.control.v1.FollowTraceResponse.result:type_name -> sluice.control.v1.TraceResponse
+	83,  // 84: sluice.control.v1.TracedEvent.timestamp:type_name -> google.protobuf.Timestamp
+	11,  // 85: sluice.control.v1.TracedEvent.outcome:type_name -> sluice.control.v1.TracedEvent.Outcome
+	71,  // 86: sluice.control.v1.TracedEvent.steps:type_name -> sluice.control.v1.TraceStep
+	83,  // 87: sluice.control.v1.TraceStep.time:type_name -> google.protobuf.Timestamp
+	72,  // 88: sluice.control.v1.TraceStep.matched:type_name -> sluice.control.v1.TraceMatch
+	13,  // 89: sluice.control.v1.Pipeline.SourcesEntry.value:type_name -> sluice.control.v1.Source
+	31,  // 90: sluice.control.v1.PipelineRecord.SourceStartOffsetsEntry.value:type_name -> sluice.control.v1.StartOffsets
+	84,  // 91: sluice.control.v1.PipelineRecord.DrainedEntry.value:type_name -> sluice.event.v1.Tally
+	83,  // 92: sluice.control.v1.PipelineStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	83,  // 93: sluice.control.v1.LaneStatus.WatermarksEntry.value:type_name -> google.protobuf.Timestamp
+	33,  // 94: sluice.control.v1.PipelineService.Create:input_type -> sluice.control.v1.CreateRequest
+	35,  // 95: sluice.control.v1.PipelineService.Get:input_type -> sluice.control.v1.GetRequest
+	37,  // 96: sluice.control.v1.PipelineService.List:input_type -> sluice.control.v1.ListRequest
+	40,  // 97: sluice.control.v1.PipelineService.Update:input_type -> sluice.control.v1.UpdateRequest
+	42,  // 98: sluice.control.v1.PipelineService.Pause:input_type -> sluice.control.v1.PauseRequest
+	44,  // 99: sluice.control.v1.PipelineService.Resume:input_type -> sluice.control.v1.ResumeRequest
+	46,  // 100: sluice.control.v1.PipelineService.Delete:input_type -> sluice.control.v1.DeleteRequest
+	48,  // 101: sluice.control.v1.PipelineService.Status:input_type -> sluice.control.v1.StatusRequest
+	50,  // 102: sluice.control.v1.PipelineService.Watch:input_type -> sluice.control.v1.WatchRequest
+	52,  // 103: sluice.control.v1.PipelineService.ListDeadLetters:input_type -> sluice.control.v1.ListDeadLettersRequest
+	56,  // 104: sluice.control.v1.PipelineService.Verify:input_type -> sluice.control.v1.VerifyRequest
+	64,  // 105: sluice.control.v1.PipelineService.Trace:input_type -> sluice.control.v1.TraceRequest
+	64,  // 106: sluice.control.v1.PipelineService.FollowTrace:input_type -> sluice.control.v1.TraceRequest
+	34,  // 107: sluice.control.v1.PipelineService.Create:output_type -> sluice.control.v1.CreateResponse
+	36,  // 108: sluice.control.v1.PipelineService.Get:output_type -> sluice.control.v1.GetResponse
+	38,  // 109: sluice.control.v1.PipelineService.List:output_type -> sluice.control.v1.ListResponse
+	41,  // 110: sluice.control.v1.PipelineService.Update:output_type -> sluice.control.v1.UpdateResponse
+	43,  // 111: sluice.control.v1.PipelineService.Pause:output_type -> sluice.control.v1.PauseResponse
+	45,  // 112: sluice.control.v1.PipelineService.Resume:output_type -> sluice.control.v1.ResumeResponse
+	47,  // 113: sluice.control.v1.PipelineService.Delete:output_type -> sluice.control.v1.DeleteResponse
+	49,  // 114: sluice.control.v1.PipelineService.Status:output_type -> sluice.control.v1.StatusResponse
+	51,  // 115: sluice.control.v1.PipelineService.Watch:output_type -> sluice.control.v1.WatchResponse
+	53,  // 116: sluice.control.v1.PipelineService.ListDeadLetters:output_type -> sluice.control.v1.ListDeadLettersResponse
+	57,  // 117: sluice.control.v1.PipelineService.Verify:output_type -> sluice.control.v1.VerifyResponse
+	67,  // 118: sluice.control.v1.PipelineService.Trace:output_type -> sluice.control.v1.TraceResponse
+	68,  // 119: sluice.control.v1.PipelineService.FollowTrace:output_type -> sluice.control.v1.FollowTraceResponse
+	107, // [107:120] is the sub-list for method output_type
+	94,  // [94:107] is the sub-list for method input_type
+	94,  // [94:94] is the sub-list for extension type_name
+	94,  // [94:94] is the sub-list for extension extendee
+	0,   // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_sluice_control_v1_pipeline_proto_init() }
@@ -5829,15 +5898,15 @@ func file_sluice_control_v1_pipeline_proto_init() {
 		(*Secret_Env)(nil),
 		(*Secret_File)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[44].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[45].OneofWrappers = []any{
 		(*VerifyResponse_Progress)(nil),
 		(*VerifyResponse_Result)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[51].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[52].OneofWrappers = []any{
 		(*TraceRequest_Offset)(nil),
 		(*TraceRequest_Key)(nil),
 	}
-	file_sluice_control_v1_pipeline_proto_msgTypes[55].OneofWrappers = []any{
+	file_sluice_control_v1_pipeline_proto_msgTypes[56].OneofWrappers = []any{
 		(*FollowTraceResponse_Progress)(nil),
 		(*FollowTraceResponse_Result)(nil),
 	}
@@ -5847,7 +5916,7 @@ func file_sluice_control_v1_pipeline_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_control_v1_pipeline_proto_rawDesc), len(file_sluice_control_v1_pipeline_proto_rawDesc)),
 			NumEnums:      12,
-			NumMessages:   69,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
