@@ -91,12 +91,17 @@ func (l *Left) Segments(ctx context.Context, take func(s *eventv1.Segment, data 
 
 // Empty removes the state of a lane that is closed and whose state was taken over. What it has counted stays, and that it is closed.
 func Empty(ctx context.Context, cfg Config) error {
-	l, m, err := Open(ctx, cfg)
+	// Looked at without taking it over: it is asked for again and again, for every lane that there ever was.
+	left, _, err := LeftBy(ctx, cfg, []int{cfg.Lane})
 	if err != nil {
 		return err
 	}
-	if len(m.GetSegments()) == 0 && len(m.GetEarlier()) == 0 && m.GetCore() == nil {
+	if m := left.Manifests()[0]; len(m.GetSegments()) == 0 && len(m.GetEarlier()) == 0 && m.GetCore() == nil {
 		return nil
+	}
+	l, m, err := Open(ctx, cfg)
+	if err != nil {
+		return err
 	}
 	m = proto.CloneOf(m)
 	m.Core, m.HorizonMs = nil, math.MaxInt64

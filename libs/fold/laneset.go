@@ -47,6 +47,9 @@ func (l *lane) inherit(ctx context.Context) error {
 	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
 	s.manifest.Output = &eventv1.Mark{Sequence: l.appended}
+	if err := l.fence(ctx); err != nil {
+		return err
+	}
 	// Nobody may go back to before this: what was taken over is removed where it was.
 	l.state.Forget()
 	if err := l.save(ctx, s); err != nil {
@@ -105,9 +108,10 @@ func (l *lane) giveWay(ctx context.Context) {
 	end, err := l.end(ctx, l.fold.covered, true)
 	if err == nil && end.Sequence > l.fold.covered.Sequence {
 		l.fold.covered = end
-		m := l.manifest()
-		l.state.Forget()
-		err = l.state.Save(ctx, m, nil)
+		if err = l.fence(ctx); err == nil {
+			l.state.Forget()
+			err = l.state.Save(ctx, l.manifest(), nil)
+		}
 	}
 	if err == nil {
 		err = l.purge(ctx)
@@ -115,6 +119,15 @@ func (l *lane) giveWay(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		l.Log.Debug("cannot purge; it will be tried again", "log", l.Input.Stream(), "error", err)
 	}
+}
+
+// fence says in the output log what the next checkpoint covers, as before any other: a log that says less has lost its tail.
+func (l *lane) fence(ctx context.Context) error {
+	settled, input := position{l.fold.epoch, l.fold.covered.Sequence, whole}, l.fold.covered
+	if l.fold.published.covers(settled) {
+		settled, input = l.fold.published, l.settled
+	}
+	return l.writer.SettleOf(ctx, []byte(settled.String()), input)
 }
 
 // manifest is the runner's part of a checkpoint.

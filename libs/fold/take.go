@@ -51,8 +51,9 @@ func (l *lane) take(ctx context.Context) error {
 		l.settled = fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}
 	}
 	l.inherited, l.closed = m.GetInherited(), m.GetClosed()
-	if l.closed {
-		return nil // and its outputs are in the log
+	if l.closed { // and its outputs are in the log
+		l.Unit.Report(func(s *stagev1.UnitStatus) { s.Position, s.Tally = m.GetCoveredSequence(), m.GetTally() })
+		return nil
 	}
 	if l.Letters != nil {
 		var last string
