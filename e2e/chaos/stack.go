@@ -120,11 +120,19 @@ func (s *Stack) part(name, binary string, link *Proxy, args ...string) *Part {
 
 // service makes an instance of a service with a line of its own to NATS.
 func (s *Stack) service(service, name string) (*Part, error) {
-	addrs, err := freeAddrs(3)
-	if err != nil {
-		return nil, err
+	var (
+		addrs []string
+		link  *Proxy
+		err   error
+	)
+	for range 10 { // a process that is just being started may still hold a port that was looked for
+		if addrs, err = freeAddrs(3); err != nil {
+			return nil, err
+		}
+		if link, err = NewProxy(addrs[0], func() string { return s.natsAddr }); err == nil {
+			break
+		}
 	}
-	link, err := NewProxy(addrs[0], func() string { return s.natsAddr })
 	if err != nil {
 		return nil, err
 	}
