@@ -95,7 +95,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		byArrival: dedup != nil && dedup.GetTime() == "",
 		revision:  current(s.rec).GetRevision(),
 		plan:      s.plan, parser: rows.NewParser(s.plan), pos: pos, writer: writer,
-		letters: &letters{limit: int(deps.NATS.MaxPayload()) - messageOverhead, open: func(ctx context.Context) (*fencedlog.Writer, string, error) {
+		letters: &letters{count: s.countLetters(number), limit: int(deps.NATS.MaxPayload()) - messageOverhead, open: func(ctx context.Context) (*fencedlog.Writer, string, error) {
 			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(source, number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
 			return w, past.Last[lettersLane].Position, err
 		}},

@@ -2,6 +2,7 @@ package ingestor
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -24,7 +25,8 @@ const (
 type letters struct {
 	// open becomes the writer, and returns the position of the last message.
 	open   func(context.Context) (*fencedlog.Writer, string, error)
-	limit  int // bytes of a message
+	count  func(context.Context) (uint64, error) // how many letters of the partition there are
+	limit  int                                   // bytes of a message
 	writer *fencedlog.Writer
 	batch  eventv1.DeadLetterBatch
 	size   int
@@ -75,16 +77,14 @@ func (p *partition) flushLetters(ctx context.Context) error {
 		return nil
 	}
 	if l.writer == nil {
-		writer, last, err := l.open(ctx)
+		dead, err := p.openLetters(ctx)
 		if err != nil {
 			return err
 		}
-		// Only now can whoever had the partition before us append no more letters.
-		dead, err := p.pos.reached(last)
-		if err != nil {
-			return err
+		if dead < p.pos.lettered {
+			return fmt.Errorf("%w: letters up to offset %d were there, the last is of %d: looking again", fencedlog.ErrTailLost, p.pos.lettered-1, dead-1)
 		}
-		l.writer, p.pos.dead = writer, max(p.pos.dead, dead)
+		p.pos.dead, p.pos.lettered = max(p.pos.dead, dead), dead
 		l.batch.Letters = slices.DeleteFunc(l.batch.Letters, func(d *eventv1.DeadLetter) bool { return d.GetOffset() < p.pos.dead })
 		if l.waiting() == 0 {
 			l.size = 0
@@ -98,6 +98,7 @@ func (p *partition) flushLetters(ctx context.Context) error {
 	if _, err := l.writer.Append(ctx, lettersLane, l.upTo, data); err != nil {
 		return err
 	}
+	p.pos.lettered = max(p.pos.lettered, l.batch.Letters[l.waiting()-1].GetOffset()+1)
 	l.batch.Letters, l.size = l.batch.Letters[:0], 0
 	return nil
 }
@@ -110,6 +111,13 @@ func (p *partition) refuse(ctx context.Context, msg *sarama.ConsumerMessage, fie
 		return nil
 	}
 	p.counts.refused(ctx, reason)
+	if p.pending == 0 && p.letters.waiting() == 0 {
+		p.pendingFrom = time.Now()
+	}
+	return p.addLetter(ctx, p.letterOf(msg, field, reason))
+}
+
+func (p *partition) letterOf(msg *sarama.ConsumerMessage, field, reason string) *eventv1.DeadLetter {
 	letter := &eventv1.DeadLetter{
 		Topic: msg.Topic, Partition: msg.Partition, Offset: msg.Offset, TimestampMs: msg.Timestamp.UnixMilli(),
 		Key: msg.Key, Value: msg.Value, ValueSize: uint64(len(msg.Value)),
@@ -118,8 +126,5 @@ func (p *partition) refuse(ctx context.Context, msg *sarama.ConsumerMessage, fie
 	for _, h := range msg.Headers {
 		letter.Headers = append(letter.Headers, &eventv1.Header{Key: string(h.Key), Value: h.Value})
 	}
-	if p.pending == 0 && p.letters.waiting() == 0 {
-		p.pendingFrom = time.Now()
-	}
-	return p.addLetter(ctx, letter)
+	return letter
 }

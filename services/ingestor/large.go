@@ -45,7 +45,11 @@ func (p *partition) takeLarge(ctx context.Context, msg *sarama.ConsumerMessage, 
 	if err != nil {
 		p.pos.next, p.pos.tally = before.next, before.tally
 		p.pos.maxEvent, p.pos.hasMax = before.maxEvent, before.hasMax
-		return p.refuse(ctx, msg, "", fmt.Sprintf("the event of %d bytes does not fit into a message of the log: it may have %d bytes there; raise max_payload of the NATS server or the limit of the log", len(msg.Value), p.app.limit))
+		return p.refuse(ctx, msg, "", p.tooLarge(msg))
 	}
 	return nil
+}
+
+func (p *partition) tooLarge(msg *sarama.ConsumerMessage) string {
+	return fmt.Sprintf("the event of %d bytes does not fit into a message of the log: it may have %d bytes there; raise max_payload of the NATS server or the limit of the log", len(msg.Value), p.app.limit)
 }

@@ -106,6 +106,9 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 	if p.pulse != nil {
 		p.pulse.lanes = make([]said, len(p.lanes))
 	}
+	if err := p.remakeLetters(work); err != nil {
+		return err
+	}
 	if p.dirty {
 		if err := p.settle(work); err != nil {
 			return err

@@ -69,8 +69,10 @@ type position struct {
 	hasMax     bool
 	lastRecord int64 // as the fence said it: when the last record was read, in milliseconds since 1970; 0 = not known
 
-	dead  int64 // dead letters of records before it are in the dead-letter log
-	fresh bool  // nothing is in the log yet for this incarnation of the topic
+	dead     int64 // dead letters of records before it are in the dead-letter log
+	lettered int64 // behind the last dead letter that was ever in the log; 0: there was none
+	missing  lostLetters
+	fresh    bool // nothing is in the log yet for this incarnation of the topic
 
 	rewinds   uint32 // see token
 	rewoundTo int64
@@ -124,7 +126,18 @@ func recoverPosition(id topicID, first int64, sets laneSets, log fencedlog.Recov
 	if pos.dead, err = pos.advanced(deadLetter); err != nil {
 		return position{}, err
 	}
+	if err := pos.recoverLetters(max(0, lettersOf(&settled, id)), first, deadLetter); err != nil {
+		return position{}, err
+	}
 	return pos, nil
+}
+
+// lettersOf is the offset behind the last dead letter that a fence tells of.
+func lettersOf(settled *eventv1.IngestPosition, id topicID) int64 {
+	if !bytes.Equal(settled.GetTopicId(), id[:]) {
+		return 0
+	}
+	return settled.GetLettersOffset()
 }
 
 // advanced is how far a message's token says that things have come; never less than next.
@@ -168,6 +181,11 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 			p.lanes[i] = min(p.lanes[i], end)
 		}
 		p.before.cut(end)
+		if p.missing.to = min(p.missing.to, end); p.missing.any() {
+			p.lettered = p.missing.to
+		} else {
+			p.lettered = 0 // letters of other records
+		}
 		p.loss.text = fmt.Sprintf("Kafka lost the end of partition %d of %s: it had been read up to offset %d and ended at %d; reading goes on from there",
 			partition, topic, highest-1, end)
 		p.loss.ms = now.UnixMilli()
@@ -206,6 +224,7 @@ func (p position) body(topic string, partition int32) ([]byte, error) {
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
 		LastRecordMs: p.lastRecord, SeenOffset: p.seen, LanesFrom: uint32(p.from),
+		LettersOffset: p.lettered,
 	}
 	if p.before.highest() > p.next {
 		body.BeforeFrom, body.BeforeOffsets = uint32(p.before.first), p.before.offsets

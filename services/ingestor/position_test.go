@@ -50,7 +50,7 @@ func TestRecoverPosition(t *testing.T) {
 		"lanes and dead letters ahead of the fence": {
 			log:  fencedlog.Recovered{Body: body(now, 40), Last: at(token(now, 45, 0), token(now, 60, 0))},
 			dead: token(now, 52, 0),
-			want: position{id: now, next: 40, tally: counted, lanes: []int64{45, 60}, dead: 52},
+			want: position{id: now, next: 40, tally: counted, lanes: []int64{45, 60}, dead: 52, lettered: 52},
 		},
 		"topic made anew": {
 			log:  fencedlog.Recovered{Body: body(old, 4000), Last: at(token(old, 4000, 0), token(old, 3999, 0))},

@@ -720,8 +720,6 @@ type IngestPosition struct {
 	BeforeOffsets []int64 `protobuf:"varint,22,rep,packed,name=before_offsets,json=beforeOffsets,proto3" json:"before_offsets,omitempty"`
 	// The offset behind the last dead letter of the partition that the dead-letter stream had: one that ends before has lost its tail. 0: none.
 	LettersOffset int64 `protobuf:"varint,30,opt,name=letters_offset,json=lettersOffset,proto3" json:"letters_offset,omitempty"`
-	// PipelineRecord.generation of the record that the writer worked by. One with an older record must not write.
-	Generation    uint64 `protobuf:"varint,31,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -871,13 +869,6 @@ func (x *IngestPosition) GetBeforeOffsets() []int64 {
 func (x *IngestPosition) GetLettersOffset() int64 {
 	if x != nil {
 		return x.LettersOffset
-	}
-	return 0
-}
-
-func (x *IngestPosition) GetGeneration() uint64 {
-	if x != nil {
-		return x.Generation
 	}
 	return 0
 }
@@ -1919,11 +1910,7 @@ type SinkPosition struct {
 	// By writer of a join's log: the position of its last message that was taken. In the place of taken.
 	Positions map[string]string `protobuf:"bytes,14,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The lane is of a set that another has replaced, and has written everything that will ever be in its lane of the upstream log.
-	Closed bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
-	// Where the lane's last message in the dead-letter stream was: one that ends before has lost its tail. Empty: there was none, or it is not known.
-	Letters string `protobuf:"bytes,31,opt,name=letters,proto3" json:"letters,omitempty"`
-	// PipelineRecord.generation of the record that the sink worked by. One with an older record must not insert.
-	Generation    uint64 `protobuf:"varint,32,opt,name=generation,proto3" json:"generation,omitempty"`
+	Closed        bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2061,20 +2048,6 @@ func (x *SinkPosition) GetClosed() bool {
 		return x.Closed
 	}
 	return false
-}
-
-func (x *SinkPosition) GetLetters() string {
-	if x != nil {
-		return x.Letters
-	}
-	return ""
-}
-
-func (x *SinkPosition) GetGeneration() uint64 {
-	if x != nil {
-		return x.Generation
-	}
-	return 0
 }
 
 // Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
@@ -2715,7 +2688,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xf6\x04\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xd6\x04\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -2741,10 +2714,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vbefore_from\x18\x15 \x01(\rR\n" +
 	"beforeFrom\x12%\n" +
 	"\x0ebefore_offsets\x18\x16 \x03(\x03R\rbeforeOffsets\x12%\n" +
-	"\x0eletters_offset\x18\x1e \x01(\x03R\rlettersOffset\x12\x1e\n" +
-	"\n" +
-	"generation\x18\x1f \x01(\x04R\n" +
-	"generationB\x0f\n" +
+	"\x0eletters_offset\x18\x1e \x01(\x03R\rlettersOffsetB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
@@ -2857,7 +2827,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\xc7\x06\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\x8d\x06\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2874,11 +2844,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05epoch\x18\f \x01(\rR\x05epoch\x12!\n" +
 	"\fpipeline_uid\x18\r \x01(\tR\vpipelineUid\x12J\n" +
 	"\tpositions\x18\x0e \x03(\v2,.sluice.event.v1.SinkPosition.PositionsEntryR\tpositions\x12\x16\n" +
-	"\x06closed\x18\x1e \x01(\bR\x06closed\x12\x18\n" +
-	"\aletters\x18\x1f \x01(\tR\aletters\x12\x1e\n" +
-	"\n" +
-	"generation\x18  \x01(\x04R\n" +
-	"generation\x1aP\n" +
+	"\x06closed\x18\x1e \x01(\bR\x06closed\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
