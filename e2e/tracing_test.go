@@ -177,7 +177,7 @@ func TestTracing(t *testing.T) {
 			out := s.Do("trace", "orders", "--offset", "1:0")
 			return !strings.Contains(out, "in the log") && strings.Contains(out, "WRITTEN") && strings.Contains(out, "4bf92f3577b34da6a3ce929d0e0e4736") &&
 				strings.Contains(out, "inserted in a block of")
-		}, stack.Up, 500*time.Millisecond, "%s", s.Do("trace", "orders", "--offset", "1:0"))
+		}, time.Minute, 500*time.Millisecond, "%s", s.Do("trace", "orders", "--offset", "1:0"))
 		require.Contains(t, s.Do("trace", "orders", "--offset", "0:2"), "DUPLICATE")
 		t.Logf("\n%s", s.Do("trace", "orders", "--offset", "0:1"))
 	})

@@ -90,7 +90,7 @@ func TestPage(t *testing.T) {
 }
 
 var (
-	asks    = regexp.MustCompile(`/(Get|List|Status|Watch|ListDeadLetters|Verify|Trace|GetStatus|Check|Checkpoint)\b`)
+	asks    = regexp.MustCompile(`/(Get|List|Status|Watch|ListDeadLetters|Verify|Trace|FollowTrace|GetStatus|Check|Checkpoint)\b`)
 	changes = regexp.MustCompile(`/(Drain|Undrain|Delete|Pause|Resume|Create|Update)\b`)
 )
 
