@@ -46,6 +46,11 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	if err != nil {
 		return nil, err
 	}
+	if number == 0 {
+		if err := s.takeGone(ctx, topic, partitions, at.id, sets); err != nil {
+			return nil, err
+		}
+	}
 	if pos.highest() > at.end {
 		// Our predecessor may have read on since we asked; now it cannot settle any more.
 		ends, err := s.cluster.EndOffsets(ctx, topic, controlv1.Isolation_READ_UNCOMMITTED)

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -110,4 +114,43 @@ func (s *session) sameLanes(ctx context.Context) error {
 		err = errOldRecord
 	}
 	return err
+}
+
+// takeGone takes the writers of partitions that the topic does not have (any more) over to the current set: nobody else would, and as long as one has not gone
+// over the set before is not drained. It is the task of whoever has partition 0.
+func (s *session) takeGone(ctx context.Context, topic string, partitions int, id topicID, sets laneSets) error {
+	if sets.before.Count == 0 {
+		return nil
+	}
+	js, log := s.service.deps.JS, fencedlog.Log{Pipeline: s.rec.GetSpec().GetId(), Stage: fencedlog.Ingest}
+	fences, err := fencedlog.Fences(ctx, js, log)
+	if err != nil {
+		return err
+	}
+	for name, body := range fences {
+		number, err := strconv.ParseInt(name[strings.LastIndexByte(name, '-')+1:], 10, 32)
+		if err != nil || name != fencedlog.IngestWriter(s.branch.Source, int32(number)) || int(number) < partitions {
+			continue
+		}
+		var settled eventv1.IngestPosition
+		if proto.Unmarshal(body, &settled) == nil && int(settled.GetLanesFrom()) == sets.current.First {
+			continue
+		}
+		// As in a claim: should it be there after all, whoever claims it finds what its lanes have.
+		writer, recovered, err := fencedlog.Open(ctx, js, log, name, fencedlog.Options{Lanes: sets.lanes()})
+		if err != nil {
+			return err
+		}
+		if err := s.sameLanes(ctx); err != nil {
+			return err
+		}
+		pos, err := recoverPosition(id, 0, sets, recovered, "")
+		if err != nil {
+			return err
+		}
+		if err := settlePosition(ctx, writer, pos, topic, int32(number)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -7,8 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 	"sluice/libs/rows"
 	"sluice/libs/spec"
 )
@@ -87,4 +89,29 @@ func TestChangeOfLanesInThePosition(t *testing.T) {
 	later := laneSets{current: spec.LaneSet{First: 5, Count: 2}}
 	_, err = recoverPosition(id, 0, later, fencedlog.Recovered{Body: settled(first)}, "")
 	require.ErrorIs(t, err, fencedlog.ErrTailLost, "the change was finished, and the fence is of before it")
+}
+
+// TestChangeOfLanesWithFewerPartitions: partitions that a topic has no more do not keep the lanes of before open.
+func TestChangeOfLanesWithFewerPartitions(t *testing.T) {
+	w := newWorld(t, 3)
+	i := w.start("a")
+	for partition := range int32(3) {
+		w.produce(partition, event(int(partition)))
+	}
+	w.settled()
+	_, err := w.admin.DeleteTopics(w.ctx, "events")
+	require.NoError(t, err)
+	w.createTopic(1)
+	rec, rev, err := w.registry.Get(w.ctx, "events")
+	require.NoError(t, err)
+	count := rec.Spec.Lanes
+	rec.Generation, rec.Spec.Lanes = rec.Generation+1, 3
+	rec.LaneSets = []*controlv1.LaneSet{{First: 0, Count: count}, {First: count, Count: 3}}
+	_, err = w.registry.Update(w.ctx, rec, rev)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
+		return err == nil && over
+	}, 30*time.Second, 50*time.Millisecond, "all three writers have gone over")
+	i.quit(t)
 }
