@@ -58,7 +58,7 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 	case pinned && e.offset < start:
 		out.Outcome = controlv1.TracedEvent_NOT_READ
 		e.step(spec.StageIngest, -1, 0, 0, time.Time{}, "not read: the pipeline begins at offset %d", start)
-	case reading != nil && int64(reading.GetPosition()) <= e.offset && !e.ingested:
+	case reading != nil && int64(reading.GetPosition()) <= e.offset && !e.ingested && !t.late: // a report may be older than the logs, which were read before
 		out.Outcome = controlv1.TracedEvent_PENDING
 		e.step(spec.StageIngest, -1, 0, 0, time.Time{}, "not settled yet: the partition has come to offset %d", reading.GetPosition())
 	case out.Outcome == controlv1.TracedEvent_TOMBSTONE:
