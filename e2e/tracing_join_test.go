@@ -165,6 +165,10 @@ lanes: 2
 			require.Contains(t, out, "partition 0  offset 0  WRITTEN", when)
 			require.Contains(t, out, "partition 0  offset 1  WRITTEN", when)
 		}
+		stack.Await(t, stack.Up, "dedup has told of the duplicate", func() (bool, any) { // in a receipt, which may come a moment later
+			out := trace("--source", "orders", "--offset", "1:1")
+			return strings.Contains(out, "DUPLICATE"), out
+		})
 		check("from the logs")
 		stack.Await(t, stack.Up, "the logs are purged", func() (bool, any) {
 			out := trace("--source", "orders", "--offset", "1:0") + trace("--source", "orders", "--offset", "0:1") + trace("--offset", "users/0:0")
