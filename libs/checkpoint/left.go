@@ -52,38 +52,38 @@ func (l *Left) Manifests() []*eventv1.Manifest {
 
 // SegmentsOf hands the segments of one of the lanes to the caller, as Manifests numbers them, one at a time and in order.
 func (l *Left) SegmentsOf(ctx context.Context, i int, take func(s *eventv1.Segment, data []byte) error) error {
-	lane := l.lanes[i]
-	segments := lane.manifest.GetSegments()
-	return inOrder(ctx, len(segments),
-		func(ctx context.Context, i int) ([]byte, error) { return lane.fetch(ctx, segments[i]) },
-		func(i int, data []byte) error {
-			if err := take(segments[i], data); err != nil {
-				return fmt.Errorf("take over %s: %w", segments[i].Key, err)
-			}
-			return nil
-		})
+	return handOver(ctx, segmentsOf(l.lanes[i]), take)
 }
 
 // Segments hands the segments of all lanes to the caller, one at a time and of each part the oldest first.
 func (l *Left) Segments(ctx context.Context, take func(s *eventv1.Segment, data []byte) error) error {
-	type of struct {
-		lane    *Lane
-		segment *eventv1.Segment
-	}
-	var all []of
-	for _, lane := range l.lanes {
+	all := segmentsOf(l.lanes...)
+	slices.SortStableFunc(all, func(a, b leftSegment) int {
+		return cmp.Or(cmp.Compare(a.GetPart(), b.GetPart()), cmp.Compare(a.GetMinTimeMs(), b.GetMinTimeMs()))
+	})
+	return handOver(ctx, all, take)
+}
+
+type leftSegment struct {
+	*eventv1.Segment
+	lane *Lane
+}
+
+func segmentsOf(lanes ...*Lane) (all []leftSegment) {
+	for _, lane := range lanes {
 		for _, s := range lane.manifest.GetSegments() {
-			all = append(all, of{lane, s})
+			all = append(all, leftSegment{s, lane})
 		}
 	}
-	slices.SortStableFunc(all, func(a, b of) int {
-		return cmp.Or(cmp.Compare(a.segment.GetPart(), b.segment.GetPart()), cmp.Compare(a.segment.GetMinTimeMs(), b.segment.GetMinTimeMs()))
-	})
+	return all
+}
+
+func handOver(ctx context.Context, all []leftSegment, take func(s *eventv1.Segment, data []byte) error) error {
 	return inOrder(ctx, len(all),
-		func(ctx context.Context, i int) ([]byte, error) { return all[i].lane.fetch(ctx, all[i].segment) },
+		func(ctx context.Context, i int) ([]byte, error) { return all[i].lane.fetch(ctx, all[i].Segment) },
 		func(i int, data []byte) error {
-			if err := take(all[i].segment, data); err != nil {
-				return fmt.Errorf("take over %s: %w", all[i].segment.Key, err)
+			if err := take(all[i].Segment, data); err != nil {
+				return fmt.Errorf("take over %s: %w", all[i].Key, err)
 			}
 			return nil
 		})

@@ -3,13 +3,10 @@ package control
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -39,20 +36,11 @@ func (s *Service) positions(ctx context.Context, rec *controlv1.PipelineRecord) 
 	group.SetLimit(parallelReads)
 	for lane := range out.lanes {
 		group.Go(func() error {
-			out.lanes[lane] = &eventv1.SinkPosition{}
-			key := fmt.Sprintf("sink.%d.position", lane)
 			within, cancel := context.WithTimeout(within, readTimeout)
 			defer cancel()
-			entry, err := kv.Get(within, key)
-			if errors.Is(err, jetstream.ErrKeyNotFound) {
-				return nil
-			}
-			if err == nil {
-				out.revisions[lane] = entry.Revision()
-				err = proto.Unmarshal(entry.Value(), out.lanes[lane])
-			}
-			if err != nil {
-				return fmt.Errorf("verify: read position %s: %w", key, err)
+			var err error
+			if out.lanes[lane], out.revisions[lane], err = positionOf(within, kv, lane); err != nil {
+				return fmt.Errorf("verify: %w", err)
 			}
 			return nil
 		})

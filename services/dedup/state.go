@@ -39,12 +39,9 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		}
 	}
 	err = segments(func(s *eventv1.Segment, data []byte) error {
-		b := c.branches[s.GetPart()]
-		if b == nil || b.set == nil {
-			return fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())
-		}
-		if len(data) != int(s.GetEntries())*window.EntryBytes(b.config.Latest) {
-			return fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
+		b, err := c.branchOf(s, data)
+		if err != nil {
+			return err
 		}
 		return b.set.Restore(data)
 	})
@@ -55,6 +52,18 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		c.log.Info("keys restored", "segments", len(m.GetSegments()), "took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil
+}
+
+// branchOf is the branch that a segment is of.
+func (c *core) branchOf(s *eventv1.Segment, data []byte) (*branch, error) {
+	b := c.branches[s.GetPart()]
+	if b == nil || b.set == nil {
+		return nil, fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())
+	}
+	if len(data) != int(s.GetEntries())*window.EntryBytes(b.config.Latest) {
+		return nil, fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
+	}
+	return b, nil
 }
 
 // Inherit takes the keys that belong to this lane. The horizon is that of the lane that was furthest behind: none of its keys is forgotten early.
@@ -80,12 +89,9 @@ func (c *core) Inherit(ctx context.Context, left *checkpoint.Left) error {
 		b.adopted = false // nothing was decided yet in this lane
 	}
 	return left.Segments(ctx, func(s *eventv1.Segment, data []byte) error {
-		b := c.branches[s.GetPart()]
-		if b == nil || b.set == nil {
-			return fmt.Errorf("%w: it is of source %q, which has no dedup", checkpoint.ErrDamaged, s.GetPart())
-		}
-		if len(data) != int(s.GetEntries())*window.EntryBytes(b.config.Latest) {
-			return fmt.Errorf("%w: %d entries in %d bytes: made for another dedup.keep", checkpoint.ErrDamaged, s.GetEntries(), len(data))
+		b, err := c.branchOf(s, data)
+		if err != nil {
+			return err
 		}
 		ours := window.Select(data, b.config.Latest, func(low uint64) bool { return batch.Share(low, c.set.Count) == c.lane-c.set.First })
 		if ours.Entries == 0 {
