@@ -97,7 +97,7 @@ func TestExceptions(t *testing.T) {
 }
 
 func TestStatements(t *testing.T) {
-	conn := connect(t, func(o *chgo.Options) { o.MaxOpenConns = 1 })
+	conn := connect(t)
 	ctx := t.Context()
 	require.NoError(t, conn.Exec(ctx, events))
 	require.NoError(t, conn.Exec(ctx, "INSERT INTO t VALUES (1, 'a\n\n;b'), (2, 'x');"))
@@ -114,17 +114,6 @@ func TestStatements(t *testing.T) {
 	require.Equal(t, "it's\n", s, "values are in the escaped form, as on a server")
 	require.EqualValues(t, 7, n)
 
-	threads := func(ctx context.Context) (n string) {
-		require.NoError(t, conn.QueryRow(ctx, "SELECT toString(getSetting('max_threads'))").Scan(&n))
-		return n
-	}
-	own := threads(ctx)
-	require.Equal(t, "3", threads(chgo.Context(ctx, chgo.WithSettings(chgo.Settings{"max_threads": 3}))))
-	require.Equal(t, own, threads(ctx), "a query's settings are its own")
-	require.NoError(t, conn.Exec(ctx, "SET max_threads = 5"))
-	require.Equal(t, "3", threads(chgo.Context(ctx, chgo.WithSettings(chgo.Settings{"max_threads": 3}))))
-	require.Equal(t, "5", threads(ctx), "SET lasts")
-
 	rows, err := conn.Query(ctx, "SELECT a, s FROM t WHERE 0")
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "s"}, rows.Columns())
@@ -134,6 +123,28 @@ func TestStatements(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"name"}, rows.Columns())
 	require.NoError(t, rows.Close())
+}
+
+func TestSettings(t *testing.T) {
+	addr, database := clickhousetest.StartDB(t)
+	db := chgo.OpenDB(&chgo.Options{Addr: []string{addr}, Auth: chgo.Auth{Database: database}})
+	defer func() { require.NoError(t, db.Close()) }()
+	ctx := t.Context()
+	session, err := db.Conn(ctx) // one connection, which a pool of one does not promise
+	require.NoError(t, err)
+	defer func() { require.NoError(t, session.Close()) }()
+	threads := func(ctx context.Context) (n string) {
+		require.NoError(t, session.QueryRowContext(ctx, "SELECT toString(getSetting('max_threads'))").Scan(&n))
+		return n
+	}
+	own := threads(ctx)
+	three := chgo.Context(ctx, chgo.WithSettings(chgo.Settings{"max_threads": 3}))
+	require.Equal(t, "3", threads(three))
+	require.Equal(t, own, threads(ctx), "a query's settings are its own")
+	_, err = session.ExecContext(ctx, "SET max_threads = 5")
+	require.NoError(t, err)
+	require.Equal(t, "3", threads(three))
+	require.Equal(t, "5", threads(ctx), "SET lasts")
 }
 
 func TestBigResultAndConcurrency(t *testing.T) {
