@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -390,11 +391,19 @@ func TestRecordChanges(t *testing.T) {
 	g.eventually(t, 5*time.Second, 2, 2)
 	require.Contains(t, g.ended("a"), lanes.ErrChanged)
 
-	// What is not wanted ends and leaves no lease behind.
+	// What is not wanted ends, says so, since a deletion waits for that, and leaves no lease behind.
 	change(t, srv.URL(), "a", func(r *controlv1.PipelineRecord) { r.Desired = controlv1.DesiredState_DELETING })
 	require.Eventually(t, func() bool { s, _ := g.shares(); return len(s) == 0 }, 5*time.Second, 5*time.Millisecond)
 	require.Contains(t, g.ended("a"), lanes.ErrUnwanted)
 	_, js := natstest.Connect(t, srv.URL())
+	reg, err := registry.Open(t.Context(), js)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		units, err := reg.Statuses(t.Context(), "a")
+		return err == nil && len(units) == 2 && !slices.ContainsFunc(units, func(u *stagev1.UnitStatus) bool {
+			return u.Condition != stagev1.UnitStatus_STOPPED || u.Owner != ""
+		})
+	}, 5*time.Second, 10*time.Millisecond)
 	kv, err := js.KeyValue(t.Context(), lanes.Bucket)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {

@@ -114,9 +114,18 @@ func (m *Manager) work(s *slot) {
 		_ = l.Wait(s.ctx, err, backoff) // its error is the end of ctx, which ends the loop
 		backoff = min(2*backoff, maxBackoff)
 	}
+	l.close(m.final(s), m.cfg.Registry, m.renewal())
+}
+
+// final: the lane's last word is ours. A deletion waits for it; once the record is gone nobody would remove it any more.
+func (m *Manager) final(s *slot) bool {
 	cause := context.Cause(s.ctx)
-	final := errors.Is(cause, ErrRebalance) || errors.Is(cause, ErrStopping)
-	l.close(final, m.cfg.Registry, m.renewal())
+	if errors.Is(cause, ErrUnwanted) {
+		records, _ := m.picture()
+		record := records[s.id.pipeline]
+		return record != nil && record.GetUid() == s.revision.uid
+	}
+	return errors.Is(cause, ErrRebalance) || errors.Is(cause, ErrStopping)
 }
 
 // call turns a panic into an error: one bad lane must not end the others.
