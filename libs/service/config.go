@@ -39,8 +39,8 @@ type Config struct {
 	DrainTimeout time.Duration
 }
 
-// Ports by service, so that the four of them start on one machine without a flag.
-var defaultPorts = map[string]int{"control": 0, "ingestor": 1, "dedup": 2, "sink": 3}
+// Ports by service, so that one of each starts on one machine without a flag.
+var defaultPorts = map[string]int{"control": 0, "ingestor": 1, "dedup": 2, "sink": 3, "join": 4}
 
 // DefaultConfig is the configuration of a service that is told nothing.
 func DefaultConfig(service string) Config {

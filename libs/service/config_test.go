@@ -54,6 +54,18 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// One of each service starts on one machine without a flag.
+func TestServicesHavePortsOfTheirOwn(t *testing.T) {
+	taken := map[string]string{}
+	for _, name := range []string{"control", "ingestor", "dedup", "join", "sink"} {
+		cfg := DefaultConfig(name)
+		for _, addr := range []string{cfg.GRPC, cfg.HTTP} {
+			require.Empty(t, taken[addr], "%s and %s both listen on %s", taken[addr], name, addr)
+			taken[addr] = name
+		}
+	}
+}
+
 func TestFileFromEnvironmentAndLists(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.yaml")
 	require.NoError(t, os.WriteFile(path, []byte("nats: [nats://a:1, nats://b:2]\n"), 0o600))
