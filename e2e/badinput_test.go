@@ -80,7 +80,7 @@ sink: {clickhouse: {addr: ["%s"], table: mixed}}
 	producer.Send(1, nil, []byte(" {\"text\":\"a\\u0000b\\n\\n\\ud83d\\ude00 \U0001F600\" , \"extra\":{\"n\":[1e999]}, \"n\":2e1,\"id\":\"odd\"}\n"))
 	want = append(want, "odd|20|a\x00b\n\n\U0001F600 \U0001F600")
 	producer.Flush()
-	s.Wait("mixed", 60*time.Second)
+	s.Wait("mixed", 2*time.Minute)
 
 	requireRows(t, want, table.Rows("SELECT id, n, text FROM mixed"))
 	letters := map[int64]stack.DeadLetter{}

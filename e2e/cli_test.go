@@ -87,7 +87,7 @@ sink: {clickhouse: {addr: ["%s"], table: user_events}}
 	path := filepath.Join(t.TempDir(), "pipeline.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(spec), 0o600))
 	require.Contains(t, cli.Do("apply", "-f", path), "pipeline user-events created: exactly once")
-	cli.Wait("user-events", 30*time.Second)
+	cli.Wait("user-events", 2*time.Minute)
 	require.Equal(t, 300, table.Count("user_events"))
 	requireStatusContract(t, cli.Do("status", "user-events", "-o", "json"), map[string]float64{
 		"lag": 0, "records_in": 450, "duplicates": 150, "dead_letters": 0, "rows_out": 300,
@@ -98,9 +98,9 @@ sink: {clickhouse: {addr: ["%s"], table: user_events}}
 
 	// Paused: nothing is read, the lag tells what waits.
 	cli.Do("pause", "user-events")
-	require.Eventually(t, func() bool { return cli.Status("user-events").State == "PAUSED" }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return cli.Status("user-events").State == "PAUSED" }, 2*time.Minute, 50*time.Millisecond)
 	produce(100)
-	stack.Await(t, 20*time.Second, "the lag is 150", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "the lag is 150", func() (bool, any) {
 		status := cli.Status("user-events")
 		return status.Lag == 150, status
 	})
@@ -109,7 +109,7 @@ sink: {clickhouse: {addr: ["%s"], table: user_events}}
 	require.Contains(t, r.Stderr, "lag is 150")
 	require.Equal(t, 300, table.Count("user_events"))
 	cli.Do("resume", "user-events")
-	cli.Wait("user-events", 30*time.Second)
+	cli.Wait("user-events", 2*time.Minute)
 	require.Equal(t, 400, table.Count("user_events"))
 
 	// Updated in place: the state stays, so what comes again is known.
@@ -117,7 +117,7 @@ sink: {clickhouse: {addr: ["%s"], table: user_events}}
 	require.Contains(t, cli.Do("get", "user-events", "--spec"), "20ms")
 	producer.Send(0, nil, []byte(`{"event_id":"e0","name":"name 0"}`))
 	produce(10)
-	cli.Wait("user-events", 30*time.Second)
+	cli.Wait("user-events", 2*time.Minute)
 	require.Equal(t, 410, table.Count("user_events"))
 	require.EqualValues(t, 410, cli.Status("user-events").RowsOut)
 	// What is printed can be applied again.
@@ -176,7 +176,7 @@ func traces(t *testing.T, url string, producer *stack.Producer) []string {
 	defer conn.Close()
 	js, err := jetstream.New(conn)
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var found []string
 	names := js.StreamNames(ctx) // buckets are streams too
@@ -213,7 +213,7 @@ func reflected(t *testing.T, addr string) []string {
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	info, err := grpc_reflection_v1.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
 	require.NoError(t, err)

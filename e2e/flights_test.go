@@ -80,7 +80,7 @@ sink: {clickhouse: {addr: ["%s"], table: flights}}
 		}
 	}
 	require.Len(t, want, 19_998)
-	s.Wait("flights", 60*time.Second)
+	s.Wait("flights", 2*time.Minute)
 
 	rows := make([]string, 0, len(want))
 	for _, row := range want {

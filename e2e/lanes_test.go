@@ -39,7 +39,7 @@ lanes: %d
 	both := func(lanes int) {
 		t.Helper()
 		for id, dedup := range map[string]string{"events": "dedup: {key: [id], window: 24h}", "every": ""} {
-			stack.Await(t, 30*time.Second, fmt.Sprintf("%s takes %d lanes", id, lanes), func() (bool, any) {
+			stack.Await(t, 2*time.Minute, fmt.Sprintf("%s takes %d lanes", id, lanes), func() (bool, any) {
 				r := apply(id, dedup, lanes)
 				if r.Code != 0 {
 					require.Contains(t, r.Stderr, "is not finished", "nothing else refuses a change of lanes")
@@ -52,7 +52,7 @@ lanes: %d
 	settled := func(lanes int) {
 		t.Helper()
 		for id, stages := range map[string][]string{"events": {"dedup", "sink"}, "every": {"sink"}} {
-			stack.Await(t, 60*time.Second, fmt.Sprintf("%s has %d lanes", id, lanes), func() (bool, any) {
+			stack.Await(t, 2*time.Minute, fmt.Sprintf("%s has %d lanes", id, lanes), func() (bool, any) {
 				status := s.Status(id)
 				ok := status.State == "RUNNING"
 				for _, stage := range stages {
@@ -87,7 +87,7 @@ lanes: %d
 	s.NATS.Kill()
 	events.more(t, 1000)
 	s.NATS.Start()
-	stack.Await(t, 30*time.Second, "control has NATS back", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "control has NATS back", func() (bool, any) {
 		r := s.Run("", "status", "events")
 		return r.Code == 0, r
 	})
@@ -96,7 +96,7 @@ lanes: %d
 
 	want := events.rows()
 	for _, id := range []string{"events", "every"} {
-		s.Wait(id, 60*time.Second)
+		s.Wait(id, 2*time.Minute)
 		require.Empty(t, s.DeadLetters(id))
 	}
 	requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))

@@ -51,7 +51,7 @@ sink: {clickhouse: {addr: ["%s"], table: visits}}
 		}
 	}
 	producer.Flush()
-	s.Wait("visits", 60*time.Second)
+	s.Wait("visits", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT id, toUnixTimestamp(at), page, ms, toString(score) FROM visits"))
 	status := s.Status("visits")
 	require.EqualValues(t, events, status.RowsOut)

@@ -45,7 +45,7 @@ batch: {max_delay: 20ms}
 			producer.Send(stack.PartitionOf(key, partitions), []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":"payload of %d"}`, key, n, n))
 		}
 		producer.Flush()
-		s.Wait("events", 60*time.Second)
+		s.Wait("events", 2*time.Minute)
 	}
 	down := func() {
 		for _, name := range stack.Services {
@@ -92,7 +92,7 @@ batch: {max_delay: 20ms}
 		up()
 		send(500)
 		check(what.name)
-		stack.Await(t, 20*time.Second, "the status says what was found after the loss of "+what.name, func() (bool, any) {
+		stack.Await(t, 2*time.Minute, "the status says what was found after the loss of "+what.name, func() (bool, any) {
 			errors := strings.Join(s.Status("events").Errors, "\n")
 			return strings.Contains(errors, what.says), errors
 		})

@@ -80,7 +80,7 @@ sink: {clickhouse: {addr: ["%s"], table: %s}}
 	said.WriteString(s.Apply(spec("secured", "env: E2E_KAFKA_PASSWORD", ca)))
 	said.WriteString(s.Apply(spec("secured-too", fmt.Sprintf("file: %q", file), ca)))
 	for _, id := range []string{"secured", "secured-too"} {
-		s.Wait(id, 60*time.Second)
+		s.Wait(id, 2*time.Minute)
 		requireRows(t, want, table.Rows("SELECT id FROM "+strings.ReplaceAll(id, "-", "_")))
 		for _, args := range [][]string{{"status", id}, {"status", id, "-o", "json"}, {"get", id}, {"get", id, "-o", "yaml"}} {
 			said.WriteString(s.Do(args...))
@@ -92,7 +92,7 @@ sink: {clickhouse: {addr: ["%s"], table: %s}}
 	ingestor := s.Service("ingestor")
 	ingestor.Kill()
 	ingestor.Start()
-	stack.Await(t, 30*time.Second, "the wrong password is shown", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "the wrong password is shown", func() (bool, any) {
 		status := s.Status("secured-too")
 		return status.State == "DEGRADED" && strings.Contains(strings.Join(status.Errors, "\n"), "credentials"), status
 	})
@@ -100,7 +100,7 @@ sink: {clickhouse: {addr: ["%s"], table: %s}}
 	require.NoError(t, os.WriteFile(file, []byte(password+"\n"), 0o600))
 	producer.Send(0, nil, []byte(`{"id":1000}`))
 	producer.Flush()
-	require.Eventually(t, func() bool { return table.Count("secured_too") == 1001 }, 30*time.Second, 100*time.Millisecond,
+	require.Eventually(t, func() bool { return table.Count("secured_too") == 1001 }, 2*time.Minute, 100*time.Millisecond,
 		"the pipeline does not go on with the right password")
 
 	for _, secret := range []string{password, wrong} {

@@ -52,7 +52,7 @@ batch: {max_delay: 50ms}
 	standalone.Start()
 
 	want := events.rows()
-	cli.Wait("events", 40*time.Second)
+	cli.Wait("events", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))
 	status := cli.Status("events")
 	require.EqualValues(t, len(want), status.RowsOut)

@@ -65,7 +65,7 @@ batch: {max_delay: 50ms}
 	}
 	send(100)
 	s.Apply(spec)
-	s.Wait("patient", 30*time.Second)
+	s.Wait("patient", 2*time.Minute)
 
 	// Everything stops, in good order. The services come back first and NATS last; Kafka and ClickHouse not yet.
 	for _, name := range stack.Services {
@@ -82,7 +82,7 @@ batch: {max_delay: 50ms}
 	s.NATS.Start()
 	shows := func(what string) {
 		t.Helper()
-		stack.Await(t, 30*time.Second, "the status shows that "+what+" is away", func() (bool, any) {
+		stack.Await(t, 2*time.Minute, "the status shows that "+what+" is away", func() (bool, any) {
 			r := s.Run("", "status", "patient", "-o", "json")
 			return r.Code == 0 && strings.Contains(r.Stdout, `"DEGRADED"`) && strings.Contains(r.Stdout, what), r
 		})
@@ -92,9 +92,9 @@ batch: {max_delay: 50ms}
 	kafka.Start()
 	shows(s.ClickHouseAddr)
 	s.ClickHouse.Start()
-	s.Wait("patient", 40*time.Second)
+	s.Wait("patient", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT id FROM patient"))
-	stack.Await(t, 20*time.Second, "all is well again", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "all is well again", func() (bool, any) {
 		status := s.Status("patient")
 		return status.State == "RUNNING" && len(status.Errors) == 0, status
 	})

@@ -115,7 +115,7 @@ batch: {max_delay: 50ms}
 	flows := func(after string) {
 		t.Helper()
 		n, began := events.sent.Load(), time.Now()
-		stack.Await(t, 30*time.Second, "rows arrive after "+after, func() (bool, any) {
+		stack.Await(t, 2*time.Minute, "rows arrive after "+after, func() (bool, any) {
 			rows, err := table.TryRows(fmt.Sprintf("SELECT count() FROM events WHERE n > %d", n))
 			return err == nil && rows[0] != "0", s.Run("", "status", "events")
 		})
@@ -144,7 +144,7 @@ batch: {max_delay: 50ms}
 	// owners waits until the lanes of a stage are shared as wanted.
 	owners := func(stage string, want map[string]int) {
 		t.Helper()
-		stack.Await(t, 20*time.Second, fmt.Sprintf("the lanes of %s are shared as %v", stage, want), func() (bool, any) {
+		stack.Await(t, 2*time.Minute, fmt.Sprintf("the lanes of %s are shared as %v", stage, want), func() (bool, any) {
 			owners := s.Status("events").Owners(stage)
 			return maps.Equal(owners, want), owners
 		})
@@ -159,7 +159,7 @@ batch: {max_delay: 50ms}
 	}
 
 	want := events.rows()
-	s.Wait("events", 30*time.Second)
+	s.Wait("events", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))
 	require.Empty(t, s.DeadLetters("events"))
 	status, sent := s.Status("events"), uint64(events.sent.Load())

@@ -130,14 +130,14 @@ lanes: 2
 
 	rows := table.Rows("SELECT id, user, name FROM matched ORDER BY id")
 	require.Equal(t, []string{"1|7|Ada", "2|8|Bo"}, rows)
-	s.Wait("matched", 30*time.Second)
+	s.Wait("matched", 2*time.Minute)
 
 	t.Run("the way of every event can be told", func(t *testing.T) {
 		send("orders", 1, 0xa4, `{"id":1,"user":7}`)
 		send("orders", 0, 0xa5, `{"id":5,"user":99}`)
 		send("users", 0, 0xb5, `{"user":7,"name":"Ada again"}`)
 		awaitRows(t, table, "matched", 3)
-		s.Wait("matched", 30*time.Second)
+		s.Wait("matched", 2*time.Minute)
 		trace := func(args ...string) string { return s.Do(append([]string{"trace", "matched"}, args...)...) }
 		check := func(when string) {
 			t.Helper()

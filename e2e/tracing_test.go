@@ -100,7 +100,7 @@ func TestTracing(t *testing.T) {
 			{Key: "traceparent", Value: []byte("00-" + traceID + "-" + parent + "-01")},
 		}})
 		producer.Flush()
-		s.Wait("orders", 30*time.Second)
+		s.Wait("orders", 2*time.Minute)
 		spans := byName(t, jaeger, traceID, wayNames...)
 		checkWay(t, spans, parent)
 		tags := spans["process orders"].Tags
@@ -120,7 +120,7 @@ func TestTracing(t *testing.T) {
 	t.Run("begins one where there is none", func(t *testing.T) {
 		producer.Send(0, nil, []byte(`{"id":2}`))
 		producer.Flush()
-		s.Wait("orders", 30*time.Second)
+		s.Wait("orders", 2*time.Minute)
 		var root stack.Span
 		require.Eventually(t, func() bool {
 			for _, span := range jaeger.Traces("sluice-ingestor", map[string]string{"messaging.destination.partition.id": "0"}) {
@@ -142,7 +142,7 @@ func TestTracing(t *testing.T) {
 			}})
 		}
 		producer.Flush()
-		s.Wait("orders", 30*time.Second)
+		s.Wait("orders", 2*time.Minute)
 		first := byName(t, jaeger, fmt.Sprintf("%032x", 100), wayNames...)
 		checkWay(t, first, fmt.Sprintf("%016x", 100))
 		second := byName(t, jaeger, fmt.Sprintf("%032x", 101), "process orders")["process orders"]
@@ -158,7 +158,7 @@ func TestTracing(t *testing.T) {
 		producer.Send(0, nil, []byte(`{"id":`))
 		producer.Send(0, nil, nil)
 		producer.Flush()
-		s.Wait("orders", 30*time.Second)
+		s.Wait("orders", 2*time.Minute)
 		for place, want := range map[string]string{
 			"0:0": "WRITTEN", "1:0": "WRITTEN", "0:1": "WRITTEN", "0:2": "DUPLICATE", "0:3": "DEAD_LETTER", "0:4": "TOMBSTONE",
 		} {
@@ -177,7 +177,7 @@ func TestTracing(t *testing.T) {
 			out := s.Do("trace", "orders", "--offset", "1:0")
 			return !strings.Contains(out, "in the log") && strings.Contains(out, "WRITTEN") && strings.Contains(out, "4bf92f3577b34da6a3ce929d0e0e4736") &&
 				strings.Contains(out, "inserted in a block of")
-		}, time.Minute, 500*time.Millisecond, "%s", s.Do("trace", "orders", "--offset", "1:0"))
+		}, 2*time.Minute, 500*time.Millisecond, "%s", s.Do("trace", "orders", "--offset", "1:0"))
 		require.Contains(t, s.Do("trace", "orders", "--offset", "0:2"), "DUPLICATE")
 		t.Logf("\n%s", s.Do("trace", "orders", "--offset", "0:1"))
 	})

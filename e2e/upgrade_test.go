@@ -135,11 +135,11 @@ batch: {max_delay: 50ms}
 
 	upgrade("sink")
 	require.Zero(t, s.Service("sink").Stop())
-	s.Wait("users", 60*time.Second)
+	s.Wait("users", 2*time.Minute)
 	require.Zero(t, s.Service("ingestor").Stop())
 	owns("ingest", "next-ingestor", partitions)
 	send(1000)
-	s.Wait("users", 60*time.Second)
+	s.Wait("users", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT id, name FROM users"))
 	status := s.Status("users")
 	require.EqualValues(t, len(want), status.RowsOut)

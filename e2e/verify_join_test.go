@@ -56,10 +56,10 @@ batch: {max_delay: 50ms}
 	}
 	produce(orders/2, orders)
 	awaitRows(t, table, "enriched", orders)
-	s.Wait("events", 60*time.Second)
+	s.Wait("events", 2*time.Minute)
 
 	var v verdict
-	stack.Await(t, 60*time.Second, "the audit says EQUAL", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "the audit says EQUAL", func() (bool, any) {
 		r := s.Run("", "verify", "events", "-o", "json")
 		require.NotEqual(t, different, r.Code, "%s%s", r.Stdout, r.Stderr)
 		require.NoError(t, json.Unmarshal([]byte(r.Stdout), &v))

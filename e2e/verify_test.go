@@ -141,7 +141,7 @@ batch: {max_delay: 50ms}
 	for _, name := range []string{"ingestor", "dedup", "sink", "control"} {
 		s.WaitReady(name)
 	}
-	s.Wait("events", 60*time.Second)
+	s.Wait("events", 2*time.Minute)
 	requireCounts(t, verify(t, cli, 0), uint64(sent), sent)
 
 	t.Run("usage", func(t *testing.T) {
@@ -266,14 +266,14 @@ batch: {max_delay: 50ms}
 
 	// Paused with records that were not read yet.
 	cli.Do("pause", "events")
-	require.Eventually(t, func() bool { return cli.Status("events").State == "PAUSED" }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return cli.Status("events").State == "PAUSED" }, 2*time.Minute, 50*time.Millisecond)
 	produce(100)
-	stack.Await(t, 20*time.Second, "the table is equal", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "the table is equal", func() (bool, any) {
 		r := cli.Run("", "verify", "events")
 		return r.Code == 0, r
 	})
 	cli.Do("resume", "events")
-	s.Wait("events", 60*time.Second)
+	s.Wait("events", 2*time.Minute)
 	requireCounts(t, verify(t, cli, 0), uint64(sent), sent)
 
 	// Far more than can be told one by one.

@@ -40,7 +40,7 @@ func (b *buffer) String() string {
 func sluice(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, err buffer
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	code = run(ctx, args, stdio{strings.NewReader(stdin), &out, &err})
 	return code, out.String(), err.String()
@@ -73,7 +73,7 @@ func (p *process) stop(t *testing.T) {
 			close(p.code)
 			require.Zero(t, code, p.err.String())
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("the command does not stop")
 	}
 }
@@ -91,7 +91,7 @@ func dev(t *testing.T, args ...string) (addresses, *process) {
 	require.Eventually(t, func() bool {
 		b, err := os.ReadFile(file)
 		return err == nil && json.Unmarshal(b, &a) == nil && a.GRPC != ""
-	}, 60*time.Second, 10*time.Millisecond, "the playground does not come up: %s", &p.err)
+	}, 2*time.Minute, 10*time.Millisecond, "the playground does not come up: %s", &p.err)
 	return a, p
 }
 

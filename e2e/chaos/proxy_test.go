@@ -94,7 +94,7 @@ func TestProxy(t *testing.T) {
 	_, err = conn.Write(make([]byte, 100))
 	require.NoError(t, err)
 	<-large
-	require.Eventually(t, func() bool { return got.Load() == before+100 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return got.Load() == before+100 }, 2*time.Minute, time.Millisecond)
 	p.Heal()
 	n, err := conn.Read(make([]byte, 1))
 	require.Zero(t, n)

@@ -105,7 +105,7 @@ func (p *project) command(ctx context.Context, args ...string) *exec.Cmd {
 func (p *project) compose(args ...string) string {
 	p.t.Helper()
 	started := time.Now()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.t.Context()), 20*time.Minute) // also in a cleanup
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.t.Context()), 20*2*time.Minute) // also in a cleanup
 	defer cancel()
 	cmd := p.command(ctx, args...)
 	var stdout, stderr bytes.Buffer
@@ -119,7 +119,7 @@ func (p *project) compose(args ...string) string {
 
 // logs are the last lines of every container.
 func (p *project) logs() string {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	out, _ := p.command(ctx, "ps", "--all").CombinedOutput()
 	logs, _ := p.command(ctx, "logs", "--no-color", "--tail", "15").CombinedOutput()
@@ -137,7 +137,7 @@ type container struct {
 // containers lists them, also those that ended.
 func (p *project) containers() []container {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
 	defer cancel()
 	out, err := p.command(ctx, "--profile", "*", "ps", "--all", "--format", "json").Output()
 	require.NoError(p.t, err, "%s", stderr(err))

@@ -48,7 +48,7 @@ func TestKillEndsAnInsertInsideTheEngine(t *testing.T) {
 	// Until the engine has it, and while it sleeps: 2.5 s.
 	require.Eventually(t, func() bool {
 		return ask(t, sink, "SELECT toString(count()) FROM system.processes WHERE query LIKE 'INSERT INTO%"+sink.GetDatabase()+"%' AND query NOT LIKE '%LIKE%'") != "0"
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	require.NoError(t, KillQuery(ctx, sink, "slow"))
 	err := <-answer
 	require.Error(t, err)
@@ -72,6 +72,6 @@ func TestGuard(t *testing.T) {
 	require.Eventually(t, func() bool {
 		err := in.Insert(ctx, insert)
 		return err == nil || !StillRunning(err)
-	}, 10*time.Second, 5*time.Millisecond, "the attempt before ends with its connection")
+	}, time.Minute, 5*time.Millisecond, "the attempt before ends with its connection")
 	require.Equal(t, "10/10", counted(t, sink))
 }

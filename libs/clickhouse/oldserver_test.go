@@ -67,7 +67,7 @@ func startOldServer(t *testing.T) (addr string) {
 		}
 		_ = conn.Close()
 		return true
-	}, 30*time.Second, 50*time.Millisecond, "clickhouse-server does not listen")
+	}, time.Minute, 50*time.Millisecond, "clickhouse-server does not listen")
 	return addr
 }
 

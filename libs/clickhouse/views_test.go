@@ -113,7 +113,7 @@ func TestKillBetweenTableAndView(t *testing.T) {
 	in := inserter(t, at(addr))
 	answer := make(chan error, 1)
 	go func() { answer <- in.Insert(ctx, insert) }()
-	require.Eventually(t, func() bool { return counts(addr) == "5,0" }, 20*time.Second, time.Millisecond, "in the table, not behind the view")
+	require.Eventually(t, func() bool { return counts(addr) == "5,0" }, time.Minute, time.Millisecond, "in the table, not behind the view")
 	kill()
 	require.Equal(t, Ambiguous, Classify(<-answer))
 

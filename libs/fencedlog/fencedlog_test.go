@@ -29,7 +29,7 @@ func connect(t *testing.T, url string) jetstream.JetStream {
 }
 
 func contextFor(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -42,7 +42,7 @@ func TestReaderOutlivesALongPause(t *testing.T) {
 			name, waiting = info.Name, info.NumWaiting
 		}
 		return consumers.Err() == nil && name != "" && waiting == 0
-	}, 30*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	require.NoError(t, stream.DeleteConsumer(ctx, name))
 	_, err = stream.Consumer(ctx, name)
 	require.ErrorIs(t, err, jetstream.ErrConsumerNotFound)

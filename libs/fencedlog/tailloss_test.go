@@ -63,7 +63,7 @@ func TestReaderNoticesATailLoss(t *testing.T) {
 				defer cancel()
 				_, err := js.Stream(attempt, testLog.Stream())
 				return err == nil
-			}, 20*time.Second, 5*time.Millisecond)
+			}, time.Minute, 5*time.Millisecond)
 			if again > 0 {
 				write(3, again)
 			} else {

@@ -149,7 +149,7 @@ func gapProbe(t *testing.T, addr, topic string) {
 	require.EqualValues(t, 11, ends[0])
 	check := func(offset, want int64, end bool) {
 		t.Helper()
-		next, atEnd, err := c.NextRecord(within(t, 20*time.Second), topic, 0, offset, committed)
+		next, atEnd, err := c.NextRecord(within(t, time.Minute), topic, 0, offset, committed)
 		require.NoError(t, err)
 		require.Equal(t, want, next, "from %d", offset)
 		require.Equal(t, end, atEnd, "from %d", offset)
@@ -179,7 +179,7 @@ func gapProbe(t *testing.T, addr, topic string) {
 	require.NoError(t, err)
 	require.EqualValues(t, 12, ends[0])
 	check(7, 11, true)
-	require.NoError(t, tx.EndTransaction(within(t, 20*time.Second), kgo.TryCommit))
+	require.NoError(t, tx.EndTransaction(within(t, time.Minute), kgo.TryCommit))
 	check(7, 11, false)
 	check(12, 13, true)
 
@@ -200,7 +200,7 @@ func groups(t *testing.T, addr, topic string) {
 		produce(t, w, topic, 0, "v")
 	}
 	c := open(t, source(addr, topic))
-	require.NoError(t, c.DeleteGroup(within(t, 30*time.Second), "none"))
+	require.NoError(t, c.DeleteGroup(within(t, time.Minute), "none"))
 	offsets, err := c.CommittedOffsets(t.Context(), "g", topic)
 	require.NoError(t, err)
 	require.Empty(t, offsets)
@@ -222,7 +222,7 @@ func groups(t *testing.T, addr, topic string) {
 	offsets, err = c.CommittedOffsets(t.Context(), "g", topic)
 	require.NoError(t, err)
 	require.Equal(t, map[int32]int64{0: 7}, offsets)
-	go func() { deleted <- c.DeleteGroup(within(t, 30*time.Second), "g") }()
+	go func() { deleted <- c.DeleteGroup(within(t, time.Minute), "g") }()
 	require.NoError(t, group.Close())
 	require.NoError(t, <-deleted)
 	offsets, err = c.CommittedOffsets(t.Context(), "g", topic)

@@ -89,7 +89,7 @@ func security(t *testing.T, r *realkafka.Real) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.Topic = "t"
-			topic, err := open(t, s).Topic(within(t, 20*time.Second), "t")
+			topic, err := open(t, s).Topic(within(t, time.Minute), "t")
 			require.NoError(t, err)
 			require.Equal(t, []int32{0, 1}, topic.Partitions)
 		})
@@ -132,7 +132,7 @@ func refusals(t *testing.T, r *realkafka.Real) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.source.Topic = "t"
-			_, err := kafka.Open(within(t, 20*time.Second), test.source, "sluice-test")
+			_, err := kafka.Open(within(t, time.Minute), test.source, "sluice-test")
 			require.ErrorContains(t, err, test.says)
 			require.ErrorContains(t, err, "source.kafka.brokers ["+test.source.Brokers[0]+"]: connect: ")
 			require.NotContains(t, err.Error(), "s3cret")
@@ -166,7 +166,7 @@ func largeEvent(t *testing.T, addr string) {
 	produce(t, client(t, addr, kgo.ProducerBatchCompression(kgo.NoCompression())), "large", 0, "small", big, "after")
 	got := consume(t, addr, "large", 3)
 	require.True(t, got[0] == "small" && got[1] == big && got[2] == "after")
-	m, err := open(t, source(addr, "large")).Record(within(t, 20*time.Second), "large", 0, 1)
+	m, err := open(t, source(addr, "large")).Record(within(t, time.Minute), "large", 0, 1)
 	require.NoError(t, err)
 	require.True(t, string(m.Value) == big)
 }
@@ -217,15 +217,15 @@ func recreated(t *testing.T, addr string) {
 	require.Eventually(t, func() bool {
 		_, err := c.Topic(t.Context(), "anew")
 		return err != nil && !kafka.Permanent(err)
-	}, 30*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	createTopic(t, w, "anew", 1, nil)
 	var after kafka.Topic
 	require.Eventually(t, func() bool {
 		after, err = c.Topic(t.Context(), "anew")
 		return err == nil
-	}, 30*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 	require.NotEqual(t, before.ID, after.ID)
-	_, _, err = c.NextRecord(within(t, 20*time.Second), "anew", 0, 2, committed)
+	_, _, err = c.NextRecord(within(t, time.Minute), "anew", 0, 2, committed)
 	require.ErrorIs(t, err, kafka.ErrBeyondEnd, "the old position means nothing in the new topic")
 }
 
@@ -240,8 +240,8 @@ func growing(t *testing.T, addr string) {
 	require.Eventually(t, func() bool {
 		after, err := c.Topic(t.Context(), "grows")
 		return err == nil && after.ID == before.ID && len(after.Partitions) == 3
-	}, 30*time.Second, 50*time.Millisecond)
-	ends, err := c.EndOffsets(within(t, 20*time.Second), "grows", committed)
+	}, time.Minute, 50*time.Millisecond)
+	ends, err := c.EndOffsets(within(t, time.Minute), "grows", committed)
 	require.NoError(t, err)
 	require.Equal(t, map[int32]int64{0: 0, 1: 0, 2: 0}, ends)
 }
@@ -253,12 +253,12 @@ func restart(t *testing.T, r *realkafka.Real) {
 	before, err := c.Topic(t.Context(), "survivor")
 	require.NoError(t, err)
 	require.NoError(t, r.Kill())
-	_, err = c.EndOffsets(within(t, 20*time.Second), "survivor", committed)
+	_, err = c.EndOffsets(within(t, time.Minute), "survivor", committed)
 	require.Error(t, err)
 	require.False(t, kafka.Permanent(err), "%v", err)
 	require.NoError(t, r.Start(within(t, 90*time.Second)))
 	require.Eventually(t, func() bool {
 		after, err := c.Topic(t.Context(), "survivor")
 		return err == nil && after.ID == before.ID
-	}, 30*time.Second, 100*time.Millisecond)
+	}, time.Minute, 100*time.Millisecond)
 }

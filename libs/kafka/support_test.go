@@ -33,7 +33,7 @@ func source(addr, topic string) *controlv1.KafkaSource {
 
 func open(t testing.TB, s *controlv1.KafkaSource) *kafka.Cluster {
 	t.Helper()
-	c, err := kafka.Open(within(t, 30*time.Second), s, "sluice-test")
+	c, err := kafka.Open(within(t, time.Minute), s, "sluice-test")
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
@@ -50,7 +50,7 @@ func client(t testing.TB, addr string, options ...kgo.Opt) *kgo.Client {
 
 func createTopic(t testing.TB, c *kgo.Client, topic string, partitions int32, config map[string]*string) {
 	t.Helper()
-	_, err := kadm.NewClient(c).CreateTopic(within(t, 30*time.Second), partitions, 1, config, topic)
+	_, err := kadm.NewClient(c).CreateTopic(within(t, time.Minute), partitions, 1, config, topic)
 	require.NoError(t, err)
 }
 
@@ -58,14 +58,14 @@ func produce(t testing.TB, c *kgo.Client, topic string, partition int32, values 
 	t.Helper()
 	for _, v := range values {
 		r := &kgo.Record{Topic: topic, Partition: partition, Value: []byte(v)}
-		require.NoError(t, c.ProduceSync(within(t, 30*time.Second), r).FirstErr())
+		require.NoError(t, c.ProduceSync(within(t, time.Minute), r).FirstErr())
 	}
 }
 
 // transact writes the values as one transaction: two offsets more than values when it is ended, one for the marker.
 func transact(t testing.TB, c *kgo.Client, topic string, end kgo.TransactionEndTry, values ...string) {
 	t.Helper()
-	ctx := within(t, 30*time.Second)
+	ctx := within(t, time.Minute)
 	require.NoError(t, c.BeginTransaction())
 	produce(t, c, topic, 0, values...)
 	require.NoError(t, c.Flush(ctx))

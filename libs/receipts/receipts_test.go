@@ -85,7 +85,7 @@ func TestReceiptsAreReadBack(t *testing.T) {
 		require.NoError(t, Publish(nc, "p", &eventv1.Receipt{Lane: uint32(i % 2), FirstSequence: uint64(i)}))
 	}
 	require.NoError(t, nc.FlushTimeout(10*time.Second))
-	require.Eventually(t, func() bool { return len(read(-1)) == 10 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(read(-1)) == 10 }, time.Minute, 10*time.Millisecond)
 	require.Equal(t, []uint64{1, 3, 5, 7, 9}, read(1))
 	seen := 0
 	require.NoError(t, Each(ctx, js, "p", -1, func(*eventv1.Receipt, uint64) bool { seen++; return false }))
@@ -154,6 +154,6 @@ func TestLargeReceiptsGoInParts(t *testing.T) {
 			return r.GetToken() == "t" && r.GetStage() == "s" && r.GetFirstSequence() == 5
 		})
 		return err == nil && len(seen) == 100
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 	require.True(t, slices.IsSorted(seen))
 }

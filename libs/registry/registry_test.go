@@ -135,7 +135,7 @@ func TestStatuses(t *testing.T) {
 		require.Eventually(t, func() bool {
 			got, err := r.Statuses(ctx, "a")
 			return err == nil && len(got) == 0
-		}, 20*time.Second, 20*time.Millisecond)
+		}, time.Minute, 20*time.Millisecond)
 		require.NoError(t, r.PutStatus(ctx, status("a", 0, 4)))
 		got, err := r.Statuses(ctx, "a")
 		require.NoError(t, err)

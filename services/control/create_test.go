@@ -236,12 +236,12 @@ func TestStartsBeforeNATS(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := client.List(t.Context(), &controlv1.ListRequest{})
 		return err == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 	server.Restart()
 	require.Eventually(t, func() bool {
 		_, err := client.List(t.Context(), &controlv1.ListRequest{})
 		return err == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // TestSecretsStayWhereTheyAre: the value of a secret is in no answer and in no log, also when the

@@ -111,7 +111,7 @@ func serve(t *testing.T, natsURL string, config control.Config, logs *syncBuffer
 	case err := <-ended:
 		ended <- err
 		t.Fatalf("control ended: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("control is not up")
 	}
 	conn, err := grpc.NewClient(addresses.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))

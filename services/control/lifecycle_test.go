@@ -154,7 +154,7 @@ func TestDelete(t *testing.T) {
 	require.Eventually(t, func() bool {
 		st, err := s.client.Status(t.Context(), &controlv1.StatusRequest{Id: "orders"})
 		return err == nil && st.Status.State == controlv1.PipelineStatus_DELETING
-	}, 10*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	require.ElementsMatch(t, complete("orders"), s.streams("orders"), "a unit is still at work")
 	_, err := s.client.Update(t.Context(), &controlv1.UpdateRequest{Pipeline: s.parse(orders)})
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))
@@ -208,7 +208,7 @@ func TestDeleteOfWhatNeverBegan(t *testing.T) {
 	require.NoError(t, s.registry.PutStatus(t.Context(), &stagev1.UnitStatus{
 		Pipeline: "orders", PipelineUid: rec.Uid, Stage: "ingest", Condition: stagev1.UnitStatus_WAITING, LastError: "no topic",
 	}))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	_, err := s.client.Delete(ctx, &controlv1.DeleteRequest{Id: "orders"})
 	require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestDeleteOutlivesACrash(t *testing.T) {
 				require.NoError(t, s.js.DeleteKeyValue(t.Context(), "sluice_orders_state"))
 			}
 			s.start(quick)
-			require.Eventually(t, s.gone, 20*time.Second, 20*time.Millisecond)
+			require.Eventually(t, s.gone, 2*time.Minute, 20*time.Millisecond)
 			require.Empty(t, s.streams("orders"))
 			require.True(t, s.groupGone())
 			s.stop()
@@ -263,7 +263,7 @@ func TestCallerLeavesDeletion(t *testing.T) {
 	defer cancel()
 	_, err := s.client.Delete(ctx, &controlv1.DeleteRequest{Id: "orders"})
 	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	require.Eventually(t, s.gone, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, s.gone, 2*time.Minute, 20*time.Millisecond)
 	require.Empty(t, s.streams("orders"))
 }
 
@@ -273,11 +273,11 @@ func TestMissingPartsAreMadeAnew(t *testing.T) {
 	back := func() bool { return len(s.streams("orders")) == len(complete("orders")) }
 	require.NoError(t, s.js.DeleteStream(t.Context(), "sluice_orders_dedup"))
 	require.NoError(t, s.js.DeleteKeyValue(t.Context(), "sluice_orders_state"))
-	require.Eventually(t, back, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, back, 2*time.Minute, 20*time.Millisecond)
 	s.stop()
 	require.NoError(t, s.js.DeleteStream(t.Context(), "sluice_orders_ingest"))
 	s.start(control.Config{CheckEvery: time.Hour})
-	require.Eventually(t, back, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, back, 2*time.Minute, 20*time.Millisecond)
 }
 
 // TestLeftoversAreNotTaken: streams of an earlier pipeline whose record is lost are not the new one's, and are removed only when somebody says so.
@@ -287,7 +287,7 @@ func TestLeftoversAreNotTaken(t *testing.T) {
 	require.NoError(t, err)
 	s.commitGroup()
 	require.NoError(t, s.js.DeleteKeyValue(t.Context(), registry.PipelinesBucket))
-	require.Eventually(t, s.gone, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, s.gone, 2*time.Minute, 20*time.Millisecond)
 
 	for _, validate := range []bool{true, false} {
 		_, err = s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: s.parse(orders), ValidateOnly: validate})
@@ -301,19 +301,19 @@ func TestLeftoversAreNotTaken(t *testing.T) {
 	require.Equal(t, "orders", list.GetOrphans()[0].GetId())
 	require.Equal(t, []string{"sluice_orders_ingest"}, list.GetOrphans()[0].GetStreams())
 	told := func() int { return strings.Count(s.logs.String(), "nothing is removed by itself") }
-	require.Eventually(t, func() bool { return told() == 1 }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return told() == 1 }, 2*time.Minute, 20*time.Millisecond)
 
 	// With its record again all is as it was.
 	_, err = s.registry.Create(t.Context(), rec)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "or has one again") }, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(s.logs.String(), "or has one again") }, 2*time.Minute, 20*time.Millisecond)
 	require.Equal(t, 1, told())
 	stream, err := s.js.Stream(t.Context(), "sluice_orders_ingest")
 	require.NoError(t, err)
 	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
 
 	require.NoError(t, s.js.DeleteKeyValue(t.Context(), registry.PipelinesBucket))
-	require.Eventually(t, s.gone, 10*time.Second, 20*time.Millisecond)
+	require.Eventually(t, s.gone, 2*time.Minute, 20*time.Millisecond)
 	_, err = s.client.Delete(t.Context(), &controlv1.DeleteRequest{Id: "orders"})
 	require.NoError(t, err)
 	require.Empty(t, s.streams("orders"))

@@ -27,11 +27,11 @@ func TestOutlivesARestartOfNATS(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s := o.snapshot()
 		return s.Condition == stagev1.UnitStatus_WAITING && s.LastError != ""
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	w.nats.Start()
 	p.send(2, 3) // waits for the server
 	w.check()
-	require.Eventually(t, func() bool { return o.snapshot().Condition == stagev1.UnitStatus_RUNNING }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return o.snapshot().Condition == stagev1.UnitStatus_RUNNING }, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	w.check()
 }
@@ -72,7 +72,7 @@ func TestService(t *testing.T) {
 		}
 		return -1
 	}
-	require.Eventually(t, func() bool { return owner() >= 0 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return owner() >= 0 }, 2*time.Minute, 10*time.Millisecond)
 	first := owner()
 	n, err := stages[first].Checkpoint(ctx, "p")
 	require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestService(t *testing.T) {
 	require.Eventually(t, func() bool {
 		u := stages[1-first].Status("p")[0]
 		return u.GetTally().GetDuplicates() == 3 && u.GetTally().GetRows() == 3 && u.GetStateKeys() == 3
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 	require.NoError(t, <-done)

@@ -103,7 +103,7 @@ func (s *story) ingest() {
 // drain does what the sink does: the rows that are new to it go into the table, and its position into the bucket.
 func (s *story) drain() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	taken, err := batch.TakenOf(s.sink.GetTaken())
 	require.NoError(s.t, err)
@@ -152,7 +152,7 @@ func (s *story) fold(cause error) *stagev1.UnitStatus {
 	s.t.Helper()
 	o := newOwner()
 	stop := s.running(o, 0)
-	require.Eventually(s.t, func() bool { return o.snapshot().Position >= s.last }, 30*time.Second, time.Millisecond, "status %v", o.snapshot())
+	require.Eventually(s.t, func() bool { return o.snapshot().Position >= s.last }, 2*time.Minute, time.Millisecond, "status %v", o.snapshot())
 	require.NoError(s.t, stop(cause))
 	return o.snapshot()
 }
@@ -187,7 +187,7 @@ func (s *story) back() {
 		defer cancel()
 		_, err := s.js.AccountInfo(ctx)
 		return err == nil
-	}, 20*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 }
 
 // checkTable: every key that Kafka had is in the table, once.
@@ -310,14 +310,14 @@ func TestTailLossOfWhatKafkaNoLongerHas(t *testing.T) {
 	require.Eventually(t, func() bool {
 		at, err := fencedlog.LastPosition(t.Context(), s.js, s.output, 0, "0")
 		return err == nil && at == strconv.FormatUint(s.last, 10)
-	}, 20*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	require.NoError(t, stop(lanes.ErrLost)) // put out, and in the table
 	s.drain()
 	s.putBack(earlier, ingestStream)
 	s.lost = [2]int{len(s.kafka[0]), len(s.kafka[1])}
 	s.ingest()
 	stop = s.running(newOwner(), 0)
-	require.Eventually(t, func() bool { return s.state().GetEpoch() == 1 }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return s.state().GetEpoch() == 1 }, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	s.checkTable(nil)
 }
@@ -347,7 +347,7 @@ func TestOutputLostBeyondWhatIsKept(t *testing.T) {
 	require.Eventually(t, func() bool {
 		earlier := s.state().GetEarlier()
 		return len(earlier) > 0 && earlier[0].GetCoveredSequence() > 0
-	}, 20*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.NoError(t, fencedlog.Remove(t.Context(), s.js, s.output))
 	require.NoError(t, fencedlog.Ensure(t.Context(), s.js, s.output, fencedlog.Limits{}))
@@ -385,7 +385,7 @@ func TestHealsWhileItRuns(t *testing.T) {
 					e, err := kv.Get(t.Context(), "dedup.0.manifest")
 					m := &eventv1.Manifest{}
 					return err == nil && proto.Unmarshal(e.Value(), m) == nil && done(m)
-				}, 60*time.Second, 5*time.Millisecond, what)
+				}, 2*time.Minute, 5*time.Millisecond, what)
 			}
 			caughtUp := func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() >= s.last }
 			stored("first", caughtUp)

@@ -203,7 +203,7 @@ func TestTakesBatchesApart(t *testing.T) {
 	last := w.ordersLog()
 	o := newOwner()
 	stop := w.running(o, 0)
-	require.Eventually(t, func() bool { return o.snapshot().Position == last }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return o.snapshot().Position == last }, 2*time.Minute, time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	rows, messages := w.joinRows()
 	require.Equal(t, joined, rows)
@@ -271,12 +271,12 @@ func faultyRun(t *testing.T, f *faultyLog) int64 {
 	go func() { ended <- d.run(ctx, o, w.record, 0, slog.New(slog.DiscardHandler), 20*time.Millisecond) }()
 	require.Eventually(t, func() bool {
 		return ctx.Err() != nil || w.publishedUpTo() == last
-	}, 20*time.Second, time.Millisecond)
+	}, 2*time.Minute, time.Millisecond)
 	cancel(lanes.ErrStopping)
 	require.NoError(t, <-ended, "fault at %d", f.at)
 	o = newOwner()
 	stop := w.running(o, 0) // the next instance
-	require.Eventually(t, func() bool { return o.snapshot().Position == last }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return o.snapshot().Position == last }, 2*time.Minute, time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	rows, messages := w.joinRows()
 	require.Equal(t, joined, rows, "fault at %d", f.at)
@@ -307,7 +307,7 @@ func TestHealsWhatIsTakenApart(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- d.run(ctx, newOwner(), w.record, 0, slog.New(slog.DiscardHandler), interval) }()
-			require.Eventually(t, func() bool { return w.publishedUpTo() == last }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return w.publishedUpTo() == last }, 2*time.Minute, time.Millisecond)
 			cancel(lanes.ErrLost)
 			require.NoError(t, <-ended)
 
@@ -335,7 +335,7 @@ func TestHealsWhatIsTakenApart(t *testing.T) {
 			send(items, "items", 0, 10, order{0, 12}, order{0, 9}, order{0, 3})
 			o := newOwner()
 			stop := w.running(o, 0)
-			require.Eventually(t, func() bool { return o.snapshot().Position == last }, 20*time.Second, time.Millisecond, "%v", o.snapshot())
+			require.Eventually(t, func() bool { return o.snapshot().Position == last }, 2*time.Minute, time.Millisecond, "%v", o.snapshot())
 			require.NoError(t, stop(lanes.ErrStopping))
 			require.Contains(t, o.snapshot().LastError, "lost its tail")
 			rows, _ := w.joinRows()

@@ -176,7 +176,7 @@ func (p *producer) append(b *eventv1.EventBatch) uint64 {
 
 // outputs reads the first n messages of the dedup log's lane 0; it waits for them.
 func (w *world) outputs(n int) (out []*eventv1.EventBatch) {
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
 	r, err := fencedlog.OpenReader(ctx, w.js, w.output, 0, 1)
 	require.NoError(w.t, err)
@@ -379,7 +379,7 @@ func TestCheckpointOnRequestAndPurge(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.FirstSeq > last-64
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.NoError(t, stopIdle(lanes.ErrStopping))
 	p.send(1, 2, 500)
@@ -405,7 +405,7 @@ func TestIdleLaneOfASmallLog(t *testing.T) {
 	require.Eventually(t, func() bool {
 		first, _, err := fencedlog.Bounds(t.Context(), w.js, w.input)
 		return err == nil && first >= last
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrStopping))
 	require.NoError(t, stopIdle(lanes.ErrStopping))
 }
@@ -422,7 +422,7 @@ func TestStandsStillOnUnknownFormat(t *testing.T) {
 	require.Eventually(t, func() bool {
 		s := o.snapshot()
 		return s.Condition == stagev1.UnitStatus_WAITING && s.LastError != ""
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 	require.Contains(t, o.snapshot().LastError, "unknown batch format: 99")
 	reply := make(chan error, 1)
 	o.asks <- reply

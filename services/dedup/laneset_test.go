@@ -158,7 +158,7 @@ func (c *changing) run(t *testing.T, js jetstream.JetStream, of []int, until fun
 		})
 	}
 	defer running.Wait()
-	limit := time.After(30 * time.Second)
+	limit := time.After(2 * time.Minute)
 	for ctx.Err() == nil && !until() {
 		select {
 		case <-limit:

@@ -33,7 +33,7 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 
 	waits := newOwner()
 	stop := w.running(waits, 1)
-	require.Eventually(t, func() bool { return w.manifest(1).GetCoveredSequence() > 0 }, 10*time.Second, 5*time.Millisecond, "it gives way")
+	require.Eventually(t, func() bool { return w.manifest(1).GetCoveredSequence() > 0 }, 2*time.Minute, 5*time.Millisecond, "it gives way")
 	require.NoError(t, stop(lanes.ErrLost))
 
 	again := newOwner()
@@ -42,7 +42,7 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	stopOld := w.running(old, 0)
 	require.NoError(t, before.writer.Settle(t.Context(), settledIn(t, 1)))
 	inherited := func() bool { return w.manifest(1).GetInherited() }
-	require.Eventually(t, inherited, 20*time.Second, 5*time.Millisecond, "it takes over: %v", again.snapshot())
+	require.Eventually(t, inherited, 2*time.Minute, 5*time.Millisecond, "it takes over: %v", again.snapshot())
 	require.NoError(t, stop(lanes.ErrLost))
 	require.NoError(t, stopOld(lanes.ErrLost))
 	require.True(t, w.manifest(0).GetClosed())
@@ -51,7 +51,7 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	stop = w.running(last, 1)
 	after := w.producer("0", 1)
 	after.send(2, 3, 4)
-	require.Eventually(t, func() bool { return last.snapshot().GetTally().GetRecords() == 3 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return last.snapshot().GetTally().GetRecords() == 3 }, 2*time.Minute, 5*time.Millisecond)
 	require.EqualValues(t, 2, last.snapshot().GetTally().GetDuplicates(), "keys of the lane before are remembered")
 	require.NoError(t, stop(lanes.ErrLost))
 
@@ -60,7 +60,7 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.run(ctx, closed, 0) }()
-	require.Eventually(t, func() bool { return closed.snapshot().GetCondition() == stagev1.UnitStatus_RUNNING }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return closed.snapshot().GetCondition() == stagev1.UnitStatus_RUNNING }, 2*time.Minute, 5*time.Millisecond)
 	cancel(lanes.ErrStopping)
 	require.NoError(t, <-ended)
 	require.EqualValues(t, 3, closed.snapshot().GetTally().GetRecords())

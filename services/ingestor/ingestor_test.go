@@ -357,7 +357,7 @@ func TestTwoInstancesShareTheTopic(t *testing.T) {
 		w.produce(p, events(0, 500)...)
 	}
 	w.settled()
-	require.Eventually(t, func() bool { return len(a.Status("")) == 2 && len(b.Status("events")) == 2 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(a.Status("")) == 2 && len(b.Status("events")) == 2 }, 2*time.Minute, 50*time.Millisecond)
 	require.NoError(t, a.Drain(w.ctx))
 	require.Empty(t, a.Status(""))
 	for p := range int32(4) {
@@ -369,7 +369,7 @@ func TestTwoInstancesShareTheTopic(t *testing.T) {
 	require.Eventually(t, func() bool {
 		units, err := a.Checkpoint(w.ctx, "events")
 		return err == nil && units == 2
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 	w.requireOnce(4, 1000)
 }
 
@@ -460,7 +460,7 @@ func TestPauseAndResume(t *testing.T) {
 		require.NoError(t, err)
 	}
 	desire(controlv1.DesiredState_PAUSED)
-	require.Eventually(t, func() bool { return len(i.Status("")) == 0 }, 20*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(i.Status("")) == 0 }, 2*time.Minute, 20*time.Millisecond)
 	w.produce(0, events(100, 200)...)
 	desire(controlv1.DesiredState_RUNNING)
 	w.settled()

@@ -119,7 +119,7 @@ func TestBothTopicsOfAJoin(t *testing.T) {
 			}
 		}
 		return sides["orders"].rows == 21 && sides["users"].rows == 20
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 	require.Contains(t, sides["orders"].lanes, [2]uint64{}, "an event without the key goes to lane 0 without one")
 	delete(sides["orders"].lanes, [2]uint64{})
 	require.Equal(t, sides["users"].lanes, sides["orders"].lanes, "equal keys meet")
@@ -142,7 +142,7 @@ func TestBothTopicsOfAJoin(t *testing.T) {
 			records += s.GetTally().GetRecords()
 		}
 		return slices.Equal(units, []string{"orders-0", "orders-1", "users-0"}) && records == 42
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // Every lane learns how far every partition has come and that it is idle, also lanes and partitions without an event. Once
@@ -168,7 +168,7 @@ func TestProgressReachesEveryLaneAndEnds(t *testing.T) {
 			}
 		}
 		return true
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 	for writer, batches := range w.batches() {
 		before := map[int]batch.View{}
 		for _, b := range batches {
@@ -194,7 +194,7 @@ func TestProgressReachesEveryLaneAndEnds(t *testing.T) {
 			sequence, since = info.State.LastSeq, time.Now()
 		}
 		return time.Since(since) > 2*time.Second // many intervals
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // One that takes a partition over knows what its predecessor knew.
@@ -215,7 +215,7 @@ func TestProgressSurvivesATakeOver(t *testing.T) {
 				}
 			})
 			return seen
-		}, 30*time.Second, 50*time.Millisecond)
+		}, 2*time.Minute, 50*time.Millisecond)
 		return first
 	}
 	before := idle(0)
@@ -241,7 +241,7 @@ func TestSilenceOfKafkaIsNotIdleness(t *testing.T) {
 	w.send("orders", 0, `{"user_id":1,"amount":1,"at":"2026-01-31T10:00:00Z"}`)
 	require.Eventually(t, func() bool {
 		return lastOf(w.batches()["orders-0"])[1].Progress.IdleSinceMS > 0
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 	w.broker.Close()
 	closed := time.Now()
 	during(2*time.Second, func() {
@@ -278,7 +278,7 @@ func TestSelfJoin(t *testing.T) {
 			}
 		}
 		return rows["orders-0"] == 15 && rows["orders-1"] == 15 && rows["users-0"] == 15 && rows["users-1"] == 15
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // However long NATS is away, what Kafka's client holds of large events is bounded, and all of it arrives afterwards.
@@ -310,7 +310,7 @@ func TestPrefetchIsBoundedInBytes(t *testing.T) {
 		bytes, paused := held()
 		most = max(most, bytes)
 		return paused
-	}, 30*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	during(time.Second, func() {
 		bytes, _ := held()
 		most = max(most, bytes)
@@ -340,14 +340,14 @@ func TestGrowingTopicOfAJoin(t *testing.T) {
 		return true
 	}
 	const at = 1_769_853_600_000
-	require.Eventually(t, func() bool { return told("orders-0", 1, at) }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return told("orders-0", 1, at) }, 2*time.Minute, 50*time.Millisecond)
 	_, err := w.admin.CreatePartitions(w.ctx, 2, "orders")
 	require.NoError(t, err)
 	w.send("orders", 1, `{"user_id":2,"amount":1,"at":"2026-01-31T09:59:00Z"}`)
 	w.send("orders", 0, `{"user_id":3,"amount":1,"at":"2026-01-31T10:00:01Z"}`)
 	require.Eventually(t, func() bool {
 		return told("orders-0", 3, at+1000) && told("orders-1", 3, at-60_000) && told("orders-2", 3, 0)
-	}, 60*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }
 
 // An event with a time far ahead is read as any other, but it is not how far its partition has come.
@@ -369,5 +369,5 @@ func TestTimesFarAheadAreNoProgress(t *testing.T) {
 		}
 		last := lastOf(batches)
 		return rows == 3 && last[0].Progress.HasMax && last[3].Progress.HasMax
-	}, 30*time.Second, 50*time.Millisecond)
+	}, 2*time.Minute, 50*time.Millisecond)
 }

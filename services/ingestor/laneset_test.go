@@ -112,6 +112,6 @@ func TestChangeOfLanesWithFewerPartitions(t *testing.T) {
 	require.Eventually(t, func() bool {
 		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
 		return err == nil && over
-	}, 30*time.Second, 50*time.Millisecond, "all three writers have gone over")
+	}, 2*time.Minute, 50*time.Millisecond, "all three writers have gone over")
 	i.quit(t)
 }

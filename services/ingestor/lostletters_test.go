@@ -25,7 +25,7 @@ func (w *world) keep() (lose func(stream string)) {
 		require.Eventually(w.t, func() bool {
 			_, err := w.js.Stream(w.ctx, ingestLog.Stream())
 			return err == nil
-		}, 30*time.Second, 5*time.Millisecond)
+		}, 2*time.Minute, 5*time.Millisecond)
 	}
 	up()
 	return func(stream string) {
@@ -61,7 +61,7 @@ func (i *instance) tells(t *testing.T, what string) {
 			return s.GetCondition() == stagev1.UnitStatus_RUNNING && strings.Contains(last, what)
 		}
 		return false
-	}, 30*time.Second, 5*time.Millisecond, "it does not say %q", what)
+	}, 2*time.Minute, 5*time.Millisecond, "it does not say %q", what)
 }
 
 // The dead-letter stream is put back to an earlier copy: letters that are gone are made anew from Kafka, once, and it is told for good. What Kafka
@@ -97,7 +97,7 @@ func TestLostLettersAreMadeAnew(t *testing.T) {
 			default:
 				return f.calls.Load() >= 5 // fence, fence of the letters, what was found, the letters, the end of it
 			}
-		}, 30*time.Second, 5*time.Millisecond, "step %d", at)
+		}, 2*time.Minute, 5*time.Millisecond, "step %d", at)
 		i.quit(t)
 		heir := w.start("heir")
 		heir.tells(t, "the dead-letter stream lost its tail")

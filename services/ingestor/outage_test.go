@@ -157,7 +157,7 @@ func TestFullLogNeverSticks(t *testing.T) {
 				}
 			}
 			return false
-		}, 30*time.Second, time.Millisecond, "the log is not full with events of %d bytes", size)
+		}, 2*time.Minute, time.Millisecond, "the log is not full with events of %d bytes", size)
 		c, stop := w.consume(w.ctx, func(ctx context.Context) {
 			select {
 			case <-ctx.Done():
@@ -216,7 +216,7 @@ func TestMemoryWhileNATSIsAway(t *testing.T) {
 		}
 		return len(list) == 2
 	}
-	require.Eventually(t, lagging, 30*time.Second, 20*time.Millisecond, "the wait is visible")
+	require.Eventually(t, lagging, 2*time.Minute, 20*time.Millisecond, "the wait is visible")
 	// The test's Kafka keeps its records in this heap, too.
 	used := heap() - 2*each*size
 	t.Logf("heap while NATS is away, without Kafka's: %d MB", used>>20)
@@ -243,7 +243,7 @@ func TestKafkaIsAway(t *testing.T) {
 	require.Eventually(t, func() bool {
 		statuses, err := w.registry.Statuses(w.ctx, "events")
 		return err == nil && len(statuses) == 1 && statuses[0].GetCondition() == stagev1.UnitStatus_WAITING && statuses[0].GetLastError() != ""
-	}, 60*time.Second, 20*time.Millisecond)
+	}, 2*time.Minute, 20*time.Millisecond)
 	away.Store(false)
 	w.produce(0, events(100, 200)...)
 	w.settled()
@@ -271,7 +271,7 @@ func TestExpiredRecordsAreTold(t *testing.T) {
 				return s.GetCondition() == stagev1.UnitStatus_RUNNING
 			}
 			return false
-		}, 10*time.Second, 5*time.Millisecond)
+		}, 2*time.Minute, 5*time.Millisecond)
 		require.Equal(t, uint64(50), s.GetLostOffsets())
 		require.Contains(t, s.GetLastError(), "offsets 100 to 149 of partition 0 of events expired")
 		i.quit(t)

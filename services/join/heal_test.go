@@ -156,7 +156,7 @@ func (s *story) ingest() {
 // drain does what the sink does: what is new to it goes into the table, and its position into the bucket.
 func (s *story) drain() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	log := s.log(fencedlog.Join)
 	from := s.sink.GetCoveredSequence() + 1
@@ -205,7 +205,7 @@ func (s *story) fold(cause error) *stagev1.UnitStatus {
 	s.t.Helper()
 	o := newOwner()
 	stop := s.running(o, s.js, 0)
-	require.Eventually(s.t, func() bool { return o.snapshot().GetPosition() >= s.lastIn }, 30*time.Second, time.Millisecond, "status %v", o.snapshot())
+	require.Eventually(s.t, func() bool { return o.snapshot().GetPosition() >= s.lastIn }, 2*time.Minute, time.Millisecond, "status %v", o.snapshot())
 	require.NoError(s.t, stop(cause))
 	return o.snapshot()
 }
@@ -217,7 +217,7 @@ func (s *story) crash() {
 	ctx, cancel := context.WithCancelCause(s.t.Context())
 	c := &crasher{JetStream: s.js, subject: s.log(fencedlog.Join).Subject(0, "0"), at: 1 + s.r.IntN(6), cancel: cancel}
 	stop := s.runningIn(ctx, cancel, o, c, 2*time.Millisecond)
-	require.Eventually(s.t, func() bool { return ctx.Err() != nil || o.snapshot().GetPosition() >= s.lastIn }, 30*time.Second, time.Millisecond)
+	require.Eventually(s.t, func() bool { return ctx.Err() != nil || o.snapshot().GetPosition() >= s.lastIn }, 2*time.Minute, time.Millisecond)
 	_ = stop(lanes.ErrLost)
 }
 
@@ -251,7 +251,7 @@ func (s *story) back() {
 		defer cancel()
 		_, err := s.js.AccountInfo(ctx)
 		return err == nil
-	}, 20*time.Second, 5*time.Millisecond)
+	}, 2*time.Minute, 5*time.Millisecond)
 }
 
 // expected is what Kafka's records make, by comparing all with all.
@@ -424,7 +424,7 @@ func TestHealsALateRow(t *testing.T) {
 	put("orders", 197_000) // late
 	o := newOwner()
 	stop := s.running(o, s.js, time.Hour)
-	require.Eventually(t, func() bool { return len(s.letters()) == 2 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(s.letters()) == 2 }, 2*time.Minute, 10*time.Millisecond)
 	require.NoError(t, stop(lanes.ErrLost))
 	s.drain()
 	letters := len(s.letters())
@@ -480,7 +480,7 @@ func TestBothLogsLost(t *testing.T) {
 // ends runs the lane until it ends by itself.
 func (s *story) ends() error {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	log := slog.New(slog.DiscardHandler)
 	j, err := New(service.Deps{Instance: "i", NATS: s.nc, JS: s.js, Log: log}, nil, s.dir)

@@ -44,20 +44,20 @@ func TestService(t *testing.T) {
 			}
 		}
 		return first >= 0
-	}, 60*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	n, err := stages[first].Checkpoint(ctx, "p")
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.NoError(t, stages[first].Drain(ctx))
 	require.Empty(t, stages[first].Status(""))
-	require.Eventually(t, func() bool { return buffered(1-first) == 2 }, 60*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return buffered(1-first) == 2 }, 2*time.Minute, 10*time.Millisecond)
 	users.send(user(101_000, "ann", `"Ann"`, 31, `"pro"`))
 	require.Eventually(t, func() bool {
 		for _, u := range stages[1-first].Status("p") {
 			return u.GetTally().GetMatched() == 1 && u.GetTally().GetRows() == 1
 		}
 		return false
-	}, 60*time.Second, 10*time.Millisecond)
+	}, 2*time.Minute, 10*time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 	require.NoError(t, <-done)

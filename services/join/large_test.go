@@ -43,7 +43,7 @@ func TestLargeRows(t *testing.T) {
 		require.Eventually(t, func() bool {
 			rows, _ := w.output()
 			return len(rows) == 2 && len(w.letters()) == 1
-		}, 60*time.Second, 10*time.Millisecond)
+		}, 2*time.Minute, 10*time.Millisecond)
 		_ = stop(lanes.ErrLost)
 	}
 	rows, _ := w.output()

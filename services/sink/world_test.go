@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
 }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // world is a pipeline with real parts: a NATS server, an engine, a broker.
 type world struct {

@@ -15,7 +15,7 @@ import (
 )
 
 // stopTimeout is longer than the services' own drain timeout.
-const stopTimeout = 25 * time.Second
+const stopTimeout = 2 * time.Minute
 
 // Process is a program that can be killed and started again with the same arguments. Its methods are called from the
 // test's goroutine only.

@@ -13,7 +13,7 @@ import (
 )
 
 // Up is how long a process may take until it is ready on a busy machine.
-const Up = 30 * time.Second
+const Up = 2 * time.Minute
 
 // Services are the four services, in the order of the data's way behind control.
 var Services = []string{"control", "ingestor", "dedup", "sink"}

@@ -262,7 +262,7 @@ func TestKillQuery(t *testing.T) {
 			victim := dial(t, addr, db)
 			failed := make(chan error, 1)
 			go func() { failed <- victim.Exec(chgo.Context(t.Context(), chgo.WithQueryID(name)), query) }()
-			require.Eventually(t, func() bool { return kill(name) == 1 }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return kill(name) == 1 }, time.Minute, 10*time.Millisecond)
 			var e *chgo.Exception
 			require.ErrorAs(t, <-failed, &e)
 			require.EqualValues(t, 394, e.Code)
@@ -289,7 +289,7 @@ func TestCancel(t *testing.T) {
 	conn := dial(t, addr, db)
 	require.Eventually(t, func() bool {
 		return count(t, conn, "system.processes WHERE Settings['log_comment'] = 'cancel me'") == 0
-	}, 10*time.Second, 10*time.Millisecond)
+	}, time.Minute, 10*time.Millisecond)
 }
 
 func TestOldClient(t *testing.T) {

@@ -98,7 +98,7 @@ func TestSignalEndsTheProcess(t *testing.T) {
 			n := proto.ColUInt64{}
 			err := other.Do(t.Context(), ch.Query{Body: "SELECT count() AS n FROM system.processes WHERE query LIKE '%1000000000000)%' AND query NOT LIKE '%LIKE%'", Result: proto.Results{{Name: "n", Data: &n}}})
 			return err == nil && n[0] == 1
-		}, 10*time.Second, 10*time.Millisecond)
+		}, time.Minute, 10*time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(sig))
 		require.NoError(t, cmd.Wait(), "a clean exit, with a query running")
 		require.Error(t, <-failed)

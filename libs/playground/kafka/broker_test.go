@@ -55,7 +55,7 @@ func TestSaramaProducersAndGroup(t *testing.T) {
 	group, err := sarama.NewConsumerGroup([]string{b.Addr()}, "g", config())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, group.Close()) }()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	got := make(chan string, len(codecs))
 	consumed := make(chan error, 1)

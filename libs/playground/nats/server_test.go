@@ -15,7 +15,7 @@ import (
 )
 
 func TestStreamsSurviveARestart(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s := natstest.New(t)
 	_, js := natstest.Connect(t, s.URL())
