@@ -20,7 +20,7 @@ import (
 )
 
 // up is how long the whole may take to start on a busy machine.
-const up = 90 * time.Second
+const up = 5 * time.Minute
 
 // Part is a process and the line that it reaches the rest by.
 type Part struct {

@@ -256,7 +256,7 @@ func restart(t *testing.T, r *realkafka.Real) {
 	_, err = c.EndOffsets(within(t, time.Minute), "survivor", committed)
 	require.Error(t, err)
 	require.False(t, kafka.Permanent(err), "%v", err)
-	require.NoError(t, r.Start(within(t, 90*time.Second)))
+	require.NoError(t, r.Start(within(t, 5*time.Minute)))
 	require.Eventually(t, func() bool {
 		after, err := c.Topic(t.Context(), "survivor")
 		return err == nil && after.ID == before.ID

@@ -56,7 +56,7 @@ func (f *faultyLog) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetst
 
 // reached waits until the instance has settled the end of partition 0.
 func (i *instance) reached(t *testing.T, ctx context.Context, end int, down <-chan struct{}) (batch.Tally, bool) {
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

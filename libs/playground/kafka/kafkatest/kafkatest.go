@@ -18,7 +18,7 @@ import (
 
 // startTimeout covers a cold JVM on a busy machine; jars that must be loaded have loadTimeout.
 const (
-	startTimeout = 90 * time.Second
+	startTimeout = 5 * time.Minute
 	loadTimeout  = 5 * time.Minute
 )
 
