@@ -24,7 +24,8 @@ import (
 )
 
 const (
-	rulesFile     = "../deploy/prometheus/rules.yml"
+	rulesDir      = "../deploy/prometheus"
+	rulesFile     = rulesDir + "/rules.yml"
 	dashboardsDir = "../deploy/grafana/dashboards"
 )
 
@@ -78,7 +79,7 @@ func queries(t *testing.T) map[string]string {
 	return out
 }
 
-// TestRules: promtool takes the alert rules, and the dashboards' queries as rules.
+// TestRules: promtool takes the alert rules, and the dashboards' queries as rules; and the alerts fire when they are to, and only then.
 func TestRules(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
@@ -108,6 +109,8 @@ func TestRules(t *testing.T) {
 		out, err := exec.Command(promtool, "check", "rules", path).CombinedOutput()
 		require.NoError(t, err, "%s: %s", path, out)
 	}
+	out, err := exec.Command(promtool, "test", "rules", filepath.Join(rulesDir, "rules_test.yml")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 var (
@@ -134,14 +137,17 @@ func TestMetrics(t *testing.T) {
 		table.Exec("CREATE TABLE " + name + " (id UInt32, note String DEFAULT '') ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000")
 	}
 	producer, other := stack.NewProducer(t, kafkaAddr, "events", 2), stack.NewProducer(t, kafkaAddr, "others", 2)
-	cli.Apply(fmt.Sprintf(`
+	events := func(lanes int) string {
+		return fmt.Sprintf(`
 id: events
 source: {kafka: {brokers: ["%s"], topic: events}}
 dedup: {key: [id], window: 1h}
 sink: {clickhouse: {addr: ["%s"], table: events}}
 batch: {max_delay: 50ms}
-lanes: 2
-`, kafkaAddr, clickhouseAddr))
+lanes: %d
+`, kafkaAddr, clickhouseAddr, lanes)
+	}
+	cli.Apply(events(2))
 	cli.Apply(fmt.Sprintf(`
 id: joined
 sources:
@@ -215,6 +221,23 @@ lanes: 2
 	require.Regexp(t, `sluice_build_info\{goversion="go[^"]+",service="standalone",version="[^"]+"\} 1`, body)
 	require.Regexp(t, `sluice_latency_seconds_count\{pipeline="events"\} [1-9]`, body)
 	require.NotContains(t, body, "slow consumer")
+	labelled := func(label string) map[string]bool {
+		seen := map[string]bool{}
+		for _, m := range regexp.MustCompile(`(?m)^sluice_.*\b`+label+`="([^"]*)"`).FindAllStringSubmatch(scrape(t, httpAddr), -1) {
+			seen[m[1]] = true
+		}
+		return seen
+	}
+	cli.Do("delete", "joined")
+	stack.Await(t, stack.Up, "a deleted pipeline's metrics to go", func() (bool, any) {
+		seen := labelled("pipeline")
+		return seen["events"] && !seen["joined"], seen
+	})
+	cli.Apply(events(3))
+	stack.Await(t, stack.Up, "the metrics of the lanes of before to go", func() (bool, any) {
+		seen := labelled("lane")
+		return maps.Equal(seen, map[string]bool{"2": true, "3": true, "4": true}), seen
+	})
 	require.NotContains(t, standalone.Log(), "level=WARN")
 	require.NotContains(t, standalone.Log(), "level=ERROR")
 }

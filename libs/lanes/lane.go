@@ -151,7 +151,7 @@ func (l *Lane) restore(ctx context.Context, reg Registry, timeout time.Duration)
 	for _, old := range all {
 		if old.GetStage() == s.GetStage() && old.GetUnit() == s.GetUnit() && old.GetPipelineUid() == s.GetPipelineUid() {
 			s.Position, s.Lag, s.Tally = old.Position, old.Lag, old.Tally
-			s.StateKeys, s.StateBytes = old.StateKeys, old.StateBytes
+			s.StateKeys, s.StateBytes, s.HealedRows = old.StateKeys, old.StateBytes, old.HealedRows
 		}
 	}
 }

@@ -11,6 +11,14 @@ import (
 // Name is the stage.
 func (m *Manager) Name() string { return m.cfg.Stage }
 
+// Knows tells whether the registry has the pipeline. It is true until the registry has spoken.
+func (m *Manager) Knows(pipeline string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.records[pipeline]
+	return ok || m.records == nil
+}
+
 // Drain makes the instance give up all lanes and take none. It returns once nothing is owned, or when
 // ctx ends; the instance goes on draining then.
 func (m *Manager) Drain(ctx context.Context) error {

@@ -13,7 +13,7 @@ import (
 
 // newHTTP serves /healthz: 200 as long as the process answers (restart it when it does not);
 // /readyz: 200 when it can work, else 503 and what is missing, one reason a line; /metrics.
-func newHTTP(ready func() []string, reg *prometheus.Registry, log *slog.Logger) *http.Server {
+func newHTTP(ready func() []string, metrics prometheus.Gatherer, reg prometheus.Registerer, log *slog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
@@ -25,7 +25,7 @@ func newHTTP(ready func() []string, reg *prometheus.Registry, log *slog.Logger) 
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{Registry: reg}))
 	return &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,

@@ -40,7 +40,9 @@ func newMetrics(name string, nc *nats.Conn) (*prometheus.Registry, *sdkmetric.Me
 	if err != nil {
 		return nil, nil, fmt.Errorf("metrics exporter: %w", err)
 	}
-	return reg, sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter)), nil
+	// No limit: labels are bounded by what there is (pipelines, their partitions and lanes), and the one that the library has, 2000 an
+	// instrument, would put the partitions beyond it together into one number that means nothing.
+	return reg, sdkmetric.NewMeterProvider(sdkmetric.WithReader(exporter), sdkmetric.WithCardinalityLimit(0)), nil
 }
 
 // version is set by the linker (-X sluice/libs/service.version=…), never at run time.

@@ -147,7 +147,7 @@ func (p *process) run(ctx context.Context) (err error) {
 		p.late = append(p.late, l)
 	}
 	p.setHealth(healthS, false)
-	httpS := newHTTP(p.missing, reg, p.log)
+	httpS := newHTTP(p.missing, living{reg, p.stages}, reg, p.log)
 
 	servers, serversCtx := errgroup.WithContext(context.WithoutCancel(ctx))
 	servers.Go(func() error { return serve("gRPC", grpcS.Serve(grpcL)) })

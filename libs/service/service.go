@@ -58,6 +58,12 @@ type Stage interface {
 	Checkpoint(ctx context.Context, pipeline string) (int, error)
 }
 
+// Knower is a stage that knows which pipelines there are.
+type Knower interface {
+	// Knows tells whether there is such a pipeline, whoever has its units. It is true while that is not known yet.
+	Knows(pipeline string) bool
+}
+
 // Readier is a service that has something to add to /readyz.
 type Readier interface {
 	// Ready returns nil, or what is missing.

@@ -34,6 +34,21 @@ func (s *stageServer) list() (stages []Stage, draining bool) {
 	return append([]Stage(nil), s.stages...), s.draining
 }
 
+// knows tells whether there is a pipeline, as far as any stage can tell.
+func (s *stageServer) knows(pipeline string) bool {
+	stages, _ := s.list()
+	told := false
+	for _, stage := range stages {
+		if k, ok := stage.(Knower); ok {
+			if k.Knows(pipeline) {
+				return true
+			}
+			told = true
+		}
+	}
+	return !told
+}
+
 func (s *stageServer) setDraining(v bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

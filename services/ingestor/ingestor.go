@@ -175,6 +175,14 @@ func (s *Service) supervise(ctx context.Context) {
 // Name is the name of the stage.
 func (s *Service) Name() string { return spec.StageIngest }
 
+// Knows tells whether the registry has the pipeline. It is true until the registry has spoken.
+func (s *Service) Knows(pipeline string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.wanted[pipeline]
+	return ok || s.wanted == nil
+}
+
 // Status returns the partitions that this instance reads.
 func (s *Service) Status(pipeline string) []*stagev1.UnitStatus {
 	var list []*stagev1.UnitStatus
