@@ -113,6 +113,16 @@ func (c *CLI) Status(id string) Status {
 	return s
 }
 
+// Calm waits until a pipeline's status tells of no trouble: what a lane waited for is shown until it works again, a moment later.
+func (c *CLI) Calm(id string) (s Status) {
+	c.t.Helper()
+	Await(c.t, Up, id+" tells of no trouble", func() (bool, any) {
+		s = c.Status(id)
+		return len(s.Errors) == 0, s
+	})
+	return s
+}
+
 // DeadLetter is a line of `dlq ls -o json`.
 type DeadLetter struct {
 	Stage          string `json:"stage"`
