@@ -52,6 +52,9 @@ type Options struct {
 	Sources map[string]*controlv1.KafkaSource
 	// ClientID is the name under which Kafka is asked.
 	ClientID string
+	// Notes is the pipeline's state bucket: which rows were refused last is noted there, so that letters which the log loses can be made
+	// anew. Nil: they are not.
+	Notes jetstream.KeyValue
 	// Wait is told why a letter has to wait, and nil when it went through after that. May be nil.
 	Wait func(error)
 }
@@ -61,12 +64,16 @@ const letterOverhead = 16
 
 // Writer is one writer of the dead-letter log. It is not for concurrent use.
 type Writer struct {
+	js        jetstream.JetStream
+	pipeline  string
 	options   Options
 	log       *fencedlog.Writer
 	originals originals
+	notes     notes
 	// The last message in the log: it ends with refusal number done of the Append of this position.
 	position string
 	done     int
+	last     *eventv1.LettersMark // nil: none; never changed in place
 }
 
 // Open becomes the writer of that name and fences off the one before. It returns the position of the last Append of which
@@ -81,12 +88,22 @@ func Open(ctx context.Context, js jetstream.JetStream, pipeline, writer string, 
 	if err != nil {
 		return nil, "", err
 	}
-	w := &Writer{options: options, log: log, originals: originals{options: &options}}
-	if w.position, w.done, err = parse(recovered.Last[options.Lane].Position); err != nil {
+	w := &Writer{
+		js: js, pipeline: pipeline, options: options, log: log, originals: originals{options: &options},
+		notes: notes{values: options.Notes, prefix: NotesOf(options.Stage, options.Lane)},
+	}
+	last := recovered.Last[options.Lane]
+	if w.position, w.done, err = parse(last.Position); err != nil {
+		return nil, "", err
+	}
+	if w.last, err = markOf(ctx, js, pipeline, writer, options.Lane, last); err != nil {
 		return nil, "", err
 	}
 	return w, w.position, nil
 }
+
+// Mark is the writer's last letter, for the checkpoint of the stage: see Lost. Nil: there is none.
+func (w *Writer) Mark() *eventv1.LettersMark { return w.last }
 
 // A message's position in the log is the Append's with the number of its refusals that are in. One without a number is
 // of a version that put one refusal to a position.
@@ -118,20 +135,17 @@ func (w *Writer) In(position string) int {
 // Append writes the refusals, but for those that In says are there. It returns once they are in the log, or with
 // fencedlog.ErrFenced, or when ctx ends. A position must not contain "#".
 func (w *Writer) Append(ctx context.Context, position string, refusals []Refusal) error {
-	var message eventv1.DeadLetterBatch
+	var letters []*eventv1.DeadLetter
+	var rows []*eventv1.RefusedRow
 	size := 0
 	send := func(done int) error {
-		data, err := proto.Marshal(&message)
-		if err != nil {
-			return fmt.Errorf("encode dead letters: %w", err)
-		}
-		// A crash after this finds in the log how far it is, and goes on behind it.
-		if _, err := w.log.Append(ctx, w.options.Lane, position+"#"+strconv.Itoa(done), data); err != nil {
+		// A crash after this has noted rows whose letters are made when the Append is repeated.
+		if err := w.note(ctx, position, done, rows); err != nil {
 			return err
 		}
-		w.position, w.done = position, done
-		message.Letters, size = nil, 0
-		return nil
+		err := w.send(ctx, position, done, letters)
+		letters, rows, size = nil, nil, 0
+		return err
 	}
 	for i := w.In(position); i < len(refusals); i++ {
 		letter, err := w.letter(ctx, refusals[i])
@@ -144,7 +158,7 @@ func (w *Writer) Append(ctx context.Context, position string, refusals []Refusal
 				return err
 			}
 		}
-		message.Letters = append(message.Letters, letter)
+		letters, rows = append(letters, letter), append(rows, rowOf(&refusals[i], letter))
 		size += n
 	}
 	if size == 0 {
@@ -152,6 +166,30 @@ func (w *Writer) Append(ctx context.Context, position string, refusals []Refusal
 	}
 	return send(len(refusals))
 }
+
+// send appends a message that ends with refusal number done of the Append of that position.
+func (w *Writer) send(ctx context.Context, position string, done int, letters []*eventv1.DeadLetter) error {
+	next := &eventv1.LettersMark{Count: w.last.GetCount() + uint64(len(letters)), Position: positionAt(position, done)}
+	data, err := proto.Marshal(&eventv1.DeadLetterBatch{Letters: letters, Count: next.GetCount()})
+	if err != nil {
+		return fmt.Errorf("encode dead letters: %w", err)
+	}
+	// A crash after this finds in the log how far it is, and goes on behind it.
+	sequence, err := w.log.Append(ctx, w.options.Lane, next.GetPosition(), data)
+	if err != nil {
+		return err
+	}
+	w.position, w.done = position, done
+	at, err := w.stored(ctx, sequence)
+	if err != nil {
+		return err
+	}
+	next.Message = &eventv1.Mark{Sequence: sequence, TimeNs: at.UnixNano()}
+	w.last = next
+	return nil
+}
+
+func positionAt(position string, done int) string { return position + "#" + strconv.Itoa(done) }
 
 // Close lets go of the connections to Kafka. The writer can be used again.
 func (w *Writer) Close() { w.originals.close() }

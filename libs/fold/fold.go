@@ -116,6 +116,9 @@ type Emitter interface {
 // Letters is the dead-letter log as Refuse needs it: see deadletters.Writer.
 type Letters interface {
 	Append(ctx context.Context, position string, refusals []deadletters.Refusal) error
+	Mark() *eventv1.LettersMark
+	Missing(had *eventv1.LettersMark) deadletters.Loss
+	Remake(ctx context.Context, had *eventv1.LettersMark) (deadletters.Loss, error)
 }
 
 // Unit is what a lane needs of its owner: see lanes.Lane.
@@ -201,6 +204,7 @@ type lane struct {
 	writer  *fencedlog.Writer // publish
 	letters Letters           // publish; nil when there are none
 	refused position          // fixed by take: the last one in the dead-letter log
+	told    string            // what take has found out about dead letters
 	fold    *fold             // run
 	// settled is the input message by which the fence that was found goes, fixed by take; none when the outputs go further.
 	settled fencedlog.Mark

@@ -208,6 +208,9 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if f.replay != nil {
 		f.healed.What += fmt.Sprintf("; what it had put out after its checkpoint is not put out again (replayed up to sequence %d)", f.replay.GetUntilSequence())
 	}
+	if l.told != "" {
+		f.healed.What = l.told + "; " + f.healed.What
+	}
 	f.healed.Ms = time.Now().UnixMilli()
 	f.epoch = max(m.GetEpoch(), f.published.epoch) + 1
 	f.covered, f.marks = from, marksUpTo(f.marks, from.Sequence)
@@ -222,7 +225,7 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	s.chunks = l.core.Checkpoint(s.manifest)
 	// The checkpoints before are of an input that is no more.
 	l.state.Forget()
-	s.manifest.Output = &eventv1.Mark{Sequence: l.appended}
+	s.manifest.Output, s.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
 	// A crash after this finds a lane in good order.
 	return l.save(ctx, s)
 }

@@ -46,7 +46,7 @@ func (l *lane) inherit(ctx context.Context) error {
 	l.inherited = true
 	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
-	s.manifest.Output = &eventv1.Mark{Sequence: l.appended}
+	s.manifest.Output, s.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
 	if err := l.fence(ctx); err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 		if o.save == nil {
 			continue
 		}
-		o.save.manifest.Output = &eventv1.Mark{Sequence: l.appended}
+		o.save.manifest.Output, o.save.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
 		select {
 		case saves <- o.save:
 		case <-work.Done():
@@ -74,6 +74,7 @@ func (l *lane) refuse(work context.Context, o output) error {
 func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save) error {
 	tick := time.NewTicker(l.Interval)
 	defer tick.Stop()
+	there := letterWatch{mark: l.state.Saved().GetLetters(), connections: connections(l.JS)}
 	for {
 		select {
 		case <-work.Done():
@@ -85,8 +86,12 @@ func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save
 			if err := l.save(work, s); err != nil {
 				return err
 			}
+			there.mark = s.manifest.GetLetters()
 			saved <- s // never blocks: one is on its way at most
 		case <-tick.C:
+			if err := l.lettersThere(work, &there); err != nil {
+				return err
+			}
 			if err := l.release(work); err != nil {
 				return err
 			}

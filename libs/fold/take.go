@@ -38,9 +38,10 @@ func (l *lane) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logged, both := published, error(nil)
+	logged, both, wentBack := published, error(nil), false
 	if !published.covers(covers(m)) {
 		newest := m
+		wentBack = true
 		if m, err = l.goBack(ctx, published, m); err != nil {
 			return err
 		}
@@ -93,6 +94,9 @@ func (l *lane) take(ctx context.Context) error {
 	l.fold.rows.Store(l.fold.healed.GetRows())
 	if l.fold.taken, err = batch.TakenOf(m.GetTaken()); err != nil {
 		return fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
+	}
+	if err := l.mendLetters(ctx, m, !wentBack); err != nil {
+		return err
 	}
 	if lost != nil {
 		if err := l.heal(ctx, m, past, logged, lost); err != nil {

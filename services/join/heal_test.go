@@ -307,9 +307,10 @@ func (s *story) checkTable() {
 }
 
 var (
-	ingestStream = fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}.Stream()
-	joinStream   = fencedlog.Log{Pipeline: "p", Stage: fencedlog.Join}.Stream()
-	stateStream  = "KV_" + checkpoint.Bucket("p")
+	ingestStream  = fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}.Stream()
+	lettersStream = fencedlog.Log{Pipeline: "p", Stage: fencedlog.DeadLetters}.Stream()
+	joinStream    = fencedlog.Log{Pipeline: "p", Stage: fencedlog.Join}.Stream()
+	stateStream   = "KV_" + checkpoint.Bucket("p")
 )
 
 func lookup(j *controlv1.Join) {
@@ -441,6 +442,27 @@ func TestHealsALateRow(t *testing.T) {
 	require.EqualValues(t, 3, status.GetTally().GetLate())
 	require.EqualValues(t, 3, status.GetTally().GetDeadLetters())
 	require.EqualValues(t, 4, status.GetTally().GetRows())
+
+	// And now the dead-letter stream goes back: the letters are made anew as they were, before and behind the last checkpoint.
+	want := s.letters()
+	later := s.copyStore()
+	s.putBack(earlier, lettersStream)
+	require.Empty(t, s.letters())
+	status = s.fold(lanes.ErrStopping)
+	require.Contains(t, status.GetLastError(), "3 dead letters up to that of")
+	require.Contains(t, status.GetLastError(), "3 were made anew")
+	put("users", 121_000) // late
+	o = newOwner()
+	stop = s.running(o, s.js, time.Hour)
+	require.Eventually(t, func() bool { return len(s.letters()) == 4 }, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, stop(lanes.ErrLost))
+	got := s.letters()
+	for i := range want {
+		require.True(t, proto.Equal(want[i], got[i]), "%v, was %v", got[i], want[i])
+	}
+	s.putBack(later, lettersStream)
+	require.EqualValues(t, 4, s.fold(lanes.ErrStopping).GetTally().GetLate())
+	require.Len(t, s.letters(), 4, "the replay makes it")
 }
 
 // TestBothLogsLost: what was put out can only be told if the next stage has not gone beyond it. Else it is said, and nothing is put out twice.

@@ -27,6 +27,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/fold"
@@ -131,7 +132,12 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		SealAfter: c.sealAfter(),
 		Interval:  interval,
 		Letters: func(ctx context.Context) (fold.Letters, string, error) {
+			kv, err := j.deps.JS.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
+			if err != nil {
+				return nil, "", fmt.Errorf("open the state bucket: %w", err)
+			}
 			w, last, err := deadletters.Open(ctx, j.deps.JS, p.GetId(), stageName+"-"+strconv.Itoa(index), deadletters.Options{
+				Notes: kv,
 				Stage: stageName, Lane: index, MaxPayload: j.deps.NATS.MaxPayload(), Sources: sources(p),
 				ClientID: "sluice-join-" + p.GetId(), Wait: func(err error) { waiting(u, err) },
 			})

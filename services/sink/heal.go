@@ -81,8 +81,14 @@ func (l *lane) verify(ctx context.Context) error {
 	return l.write(ctx, l.pos.stored.GetPending())
 }
 
+// maxTold bounds what is told together of what was found since the lane was taken.
+const maxTold = 3
+
 // heal notes what was found and done. It stays in the status.
 func (l *lane) heal(what string) {
+	l.told = append(l.told, what)
+	l.told = l.told[max(0, len(l.told)-maxTold):]
+	what = strings.Join(l.told, "; ")
 	next := proto.CloneOf(l.healed)
 	if next == nil {
 		next = &eventv1.Healing{}

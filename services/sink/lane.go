@@ -89,6 +89,9 @@ type lane struct {
 	marks  []*eventv1.Mark // never changed in place
 	epoch  uint32          // fixed by take
 	healed *eventv1.Healing
+	told   []string // what was found since the lane was taken
+	// connections is how often the connection to NATS had been made anew when the dead letters were last known to be there.
+	connections uint64
 	// suspicion is why rows that come next may be in the table; nil: they are not.
 	suspicion *suspicion
 }
@@ -123,7 +126,7 @@ func (l *lane) take(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the state bucket: %w", err)
 	}
-	l.kv = kv
+	l.kv, l.letters.options.Notes = kv, kv
 	// From here on the one before cannot begin another block.
 	l.pos = &position{
 		kv: kv, key: positionKey(l.index), owner: l.instance, uid: l.record.GetUid(), pace: l.pace, wait: l.trouble.sending, rewound: l.heal,
@@ -143,6 +146,10 @@ func (l *lane) take(ctx context.Context) error {
 	if err := l.suspect(ctx); err != nil {
 		return err
 	}
+	l.connections = l.js.Conn().Stats().Reconnects
+	if err := l.mendLetters(ctx); err != nil {
+		return err
+	}
 	if p := l.pos.stored.GetPending(); p != nil {
 		if err := l.endPredecessor(ctx, l.name(p.GetEpoch(), p.GetFirstSequence(), p.GetLastSequence())); err != nil {
 			return err
@@ -158,6 +165,7 @@ func (l *lane) restore(p *eventv1.SinkPosition) (err error) {
 	l.covered, l.coveredTime, l.tally = p.GetCoveredSequence(), p.GetCoveredTimeNs(), batch.TallyOf(p.GetTally())
 	l.taken = snapshot{p.GetTaken(), p.GetPositions()}
 	l.marks, l.epoch, l.healed = p.GetMarks(), p.GetEpoch(), p.GetHealed()
+	l.letters.had = p.GetLetters()
 	if l.covered == 0 && len(l.marks) == 0 && p.GetPending() == nil {
 		l.marks = []*eventv1.Mark{{}} // see tracked
 	}
@@ -219,6 +227,9 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 				return err
 			}
 		case <-house.C:
+			if err := l.lettersThere(working); err != nil {
+				return err
+			}
 			if err := l.keepHouse(working); err != nil {
 				l.log.Debug("housekeeping failed, it will be tried again", "error", err) // what it means for the lane, its status says
 			}
@@ -241,6 +252,7 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	err := l.pos.write(ctx, &eventv1.SinkPosition{
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
 		Ledger: l.ledgerProto(), Taken: l.taken.taken, Positions: l.taken.positions, Marks: l.marks, Epoch: l.epoch, Healed: l.healed,
+		Letters: l.letters.had,
 	})
 	if err == nil {
 		l.moved = false

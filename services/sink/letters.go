@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/clickhouse"
 	"sluice/libs/deadletters"
 	"sluice/services/sink/internal/block"
@@ -25,6 +26,8 @@ type letters struct {
 
 	writer *deadletters.Writer // nil until the first row is refused
 	last   letterPosition      // of the last Append
+	// had is the lane's last letter as its position says, or is to say next; nil: there is none. Never changed in place.
+	had *eventv1.LettersMark
 }
 
 // letterPosition is the place of refused rows: of the block [first, last], from order on.
@@ -125,5 +128,7 @@ func (d *letters) write(ctx context.Context, name block.Name, l *layout, refused
 	}
 	d.last = letterPosition{name.Epoch, name.First, name.Last, refused[0].order}
 	// A crash in it finds in the log which row is the last, and goes on behind it.
-	return d.writer.Append(ctx, d.last.String(), rows)
+	err = d.writer.Append(ctx, d.last.String(), rows)
+	d.had = d.writer.Mark()
+	return err
 }

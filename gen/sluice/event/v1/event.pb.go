@@ -720,6 +720,8 @@ type IngestPosition struct {
 	BeforeOffsets []int64 `protobuf:"varint,22,rep,packed,name=before_offsets,json=beforeOffsets,proto3" json:"before_offsets,omitempty"`
 	// The offset behind the last dead letter of the partition that the dead-letter stream had: one that ends before has lost its tail. 0: none.
 	LettersOffset int64 `protobuf:"varint,30,opt,name=letters_offset,json=lettersOffset,proto3" json:"letters_offset,omitempty"`
+	// As in Manifest.
+	Generation    uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -869,6 +871,13 @@ func (x *IngestPosition) GetBeforeOffsets() []int64 {
 func (x *IngestPosition) GetLettersOffset() int64 {
 	if x != nil {
 		return x.LettersOffset
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
 	}
 	return 0
 }
@@ -1082,8 +1091,10 @@ func (x *Header) GetValue() []byte {
 
 // DeadLetterBatch is one message of the dead-letter stream.
 type DeadLetterBatch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Letters       []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Letters []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	// Of stages behind the ingestor: how many letters the writer has made up to and with these. 0: not known, an earlier version made it.
+	Count         uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1123,6 +1134,246 @@ func (x *DeadLetterBatch) GetLetters() []*DeadLetter {
 		return x.Letters
 	}
 	return nil
+}
+
+func (x *DeadLetterBatch) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// LettersMark is the last dead letter of a stage's lane, as its checkpoint knows it: a dead-letter stream that ends before it has lost letters.
+type LettersMark struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in DeadLetterBatch.
+	Count uint64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// The message that it is in, and that one's position.
+	Message       *Mark  `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Position      string `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LettersMark) Reset() {
+	*x = LettersMark{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LettersMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LettersMark) ProtoMessage() {}
+
+func (x *LettersMark) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LettersMark.ProtoReflect.Descriptor instead.
+func (*LettersMark) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LettersMark) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *LettersMark) GetMessage() *Mark {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *LettersMark) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+// RefusedRows notes, in the state bucket, which rows a lane has refused last, so that their letters can be made anew.
+type RefusedRows struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []*RefusedRow          `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedRows) Reset() {
+	*x = RefusedRows{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedRows) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedRows) ProtoMessage() {}
+
+func (x *RefusedRows) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedRows.ProtoReflect.Descriptor instead.
+func (*RefusedRows) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RefusedRows) GetRows() []*RefusedRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type RefusedRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of its letter among those of the writer, from 1 on, and the position of the letter's message.
+	Number         uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Position       string `protobuf:"bytes,2,opt,name=position,proto3" json:"position,omitempty"`
+	Source         string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	Topic          string `protobuf:"bytes,4,opt,name=topic,proto3" json:"topic,omitempty"`
+	TopicId        []byte `protobuf:"bytes,5,opt,name=topic_id,json=topicId,proto3" json:"topic_id,omitempty"`
+	Partition      int32  `protobuf:"varint,6,opt,name=partition,proto3" json:"partition,omitempty"`
+	Offset         int64  `protobuf:"varint,7,opt,name=offset,proto3" json:"offset,omitempty"`
+	Field          string `protobuf:"bytes,8,opt,name=field,proto3" json:"field,omitempty"`
+	Reason         string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	SchemaRevision uint64 `protobuf:"varint,10,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
+	RefusedMs      int64  `protobuf:"varint,11,opt,name=refused_ms,json=refusedMs,proto3" json:"refused_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RefusedRow) Reset() {
+	*x = RefusedRow{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedRow) ProtoMessage() {}
+
+func (x *RefusedRow) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedRow.ProtoReflect.Descriptor instead.
+func (*RefusedRow) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RefusedRow) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RefusedRow) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
+func (x *RefusedRow) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *RefusedRow) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *RefusedRow) GetTopicId() []byte {
+	if x != nil {
+		return x.TopicId
+	}
+	return nil
+}
+
+func (x *RefusedRow) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *RefusedRow) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *RefusedRow) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *RefusedRow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RefusedRow) GetSchemaRevision() uint64 {
+	if x != nil {
+		return x.SchemaRevision
+	}
+	return 0
+}
+
+func (x *RefusedRow) GetRefusedMs() int64 {
+	if x != nil {
+		return x.RefusedMs
+	}
+	return 0
 }
 
 // Manifest is the checkpoint of one lane of a stage with windowed state. Written with compare-and-set
@@ -1170,14 +1421,18 @@ type Manifest struct {
 	// The lane is of a set that another has replaced, and has folded everything that will ever be in its lane of the upstream log.
 	Closed bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
 	// The lane has taken over what it needs of the state of the set before.
-	Inherited     bool `protobuf:"varint,31,opt,name=inherited,proto3" json:"inherited,omitempty"`
+	Inherited bool `protobuf:"varint,31,opt,name=inherited,proto3" json:"inherited,omitempty"`
+	// The lane's last dead letter.
+	Letters *LettersMark `protobuf:"bytes,40,opt,name=letters,proto3" json:"letters,omitempty"`
+	// The latest generation of the pipeline's record that the lane has worked by: one that has an earlier one was put back.
+	Generation    uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1444,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[9]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1457,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{9}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Manifest) GetFormat() uint32 {
@@ -1359,6 +1614,20 @@ func (x *Manifest) GetInherited() bool {
 	return false
 }
 
+func (x *Manifest) GetLetters() *LettersMark {
+	if x != nil {
+		return x.Letters
+	}
+	return nil
+}
+
+func (x *Manifest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 // Replay says what a lane had put out before its upstream log lost its tail, from rows that come again in another order. It is kept until
 // all of them have come.
 type Replay struct {
@@ -1376,7 +1645,7 @@ type Replay struct {
 
 func (x *Replay) Reset() {
 	*x = Replay{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1657,7 @@ func (x *Replay) String() string {
 func (*Replay) ProtoMessage() {}
 
 func (x *Replay) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[10]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1670,7 @@ func (x *Replay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replay.ProtoReflect.Descriptor instead.
 func (*Replay) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{10}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Replay) GetAfter() string {
@@ -1446,7 +1715,7 @@ type Earlier struct {
 
 func (x *Earlier) Reset() {
 	*x = Earlier{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1458,7 +1727,7 @@ func (x *Earlier) String() string {
 func (*Earlier) ProtoMessage() {}
 
 func (x *Earlier) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[11]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1471,7 +1740,7 @@ func (x *Earlier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Earlier.ProtoReflect.Descriptor instead.
 func (*Earlier) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{11}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Earlier) GetKey() string {
@@ -1516,7 +1785,7 @@ type Healing struct {
 
 func (x *Healing) Reset() {
 	*x = Healing{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1797,7 @@ func (x *Healing) String() string {
 func (*Healing) ProtoMessage() {}
 
 func (x *Healing) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[12]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1810,7 @@ func (x *Healing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healing.ProtoReflect.Descriptor instead.
 func (*Healing) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{12}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Healing) GetRows() uint64 {
@@ -1576,7 +1845,7 @@ type DedupState struct {
 
 func (x *DedupState) Reset() {
 	*x = DedupState{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1857,7 @@ func (x *DedupState) String() string {
 func (*DedupState) ProtoMessage() {}
 
 func (x *DedupState) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[13]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1870,7 @@ func (x *DedupState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupState.ProtoReflect.Descriptor instead.
 func (*DedupState) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{13}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DedupState) GetSets() map[string]*DedupSet {
@@ -1624,7 +1893,7 @@ type DedupSet struct {
 
 func (x *DedupSet) Reset() {
 	*x = DedupSet{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +1905,7 @@ func (x *DedupSet) String() string {
 func (*DedupSet) ProtoMessage() {}
 
 func (x *DedupSet) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[14]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +1918,7 @@ func (x *DedupSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DedupSet.ProtoReflect.Descriptor instead.
 func (*DedupSet) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{14}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DedupSet) GetHorizonMs() int64 {
@@ -1693,7 +1962,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1974,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[15]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1987,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{15}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -1754,7 +2023,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +2035,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[16]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +2048,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{16}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -1812,7 +2081,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2093,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[17]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2106,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{17}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Segment) GetKey() string {
@@ -1910,14 +2179,20 @@ type SinkPosition struct {
 	// By writer of a join's log: the position of its last message that was taken. In the place of taken.
 	Positions map[string]string `protobuf:"bytes,14,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The lane is of a set that another has replaced, and has written everything that will ever be in its lane of the upstream log.
-	Closed        bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
+	Closed bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
+	// As in Manifest.
+	Letters    *LettersMark `protobuf:"bytes,40,opt,name=letters,proto3" json:"letters,omitempty"`
+	Generation uint64       `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
+	// With a join, by writer of the ingest log: IngestPosition.seen_offset of a store that was put back. A row that was made of records below these
+	// may be in the table.
+	SeenOffsets   map[string]int64 `protobuf:"bytes,42,rep,name=seen_offsets,json=seenOffsets,proto3" json:"seen_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +2204,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +2217,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -2050,6 +2325,27 @@ func (x *SinkPosition) GetClosed() bool {
 	return false
 }
 
+func (x *SinkPosition) GetLetters() *LettersMark {
+	if x != nil {
+		return x.Letters
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *SinkPosition) GetSeenOffsets() map[string]int64 {
+	if x != nil {
+		return x.SeenOffsets
+	}
+	return nil
+}
+
 // Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
 // independent of order, and ledgers add up.
 type Ledger struct {
@@ -2067,7 +2363,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2375,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2388,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -2132,7 +2428,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2440,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2453,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -2222,7 +2518,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2530,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2543,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2355,7 +2651,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2663,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2676,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -2488,7 +2784,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2796,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2809,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -2688,7 +2984,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xd6\x04\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\xf6\x04\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -2714,7 +3010,10 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vbefore_from\x18\x15 \x01(\rR\n" +
 	"beforeFrom\x12%\n" +
 	"\x0ebefore_offsets\x18\x16 \x03(\x03R\rbeforeOffsets\x12%\n" +
-	"\x0eletters_offset\x18\x1e \x01(\x03R\rlettersOffsetB\x0f\n" +
+	"\x0eletters_offset\x18\x1e \x01(\x03R\rlettersOffset\x12\x1e\n" +
+	"\n" +
+	"generation\x18) \x01(\x04R\n" +
+	"generationB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
@@ -2737,9 +3036,32 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\aheaders\x18\x0e \x03(\v2\x17.sluice.event.v1.HeaderR\aheaders\"0\n" +
 	"\x06Header\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\"H\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"^\n" +
 	"\x0fDeadLetterBatch\x125\n" +
-	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\"\xcd\t\n" +
+	"\aletters\x18\x01 \x03(\v2\x1b.sluice.event.v1.DeadLetterR\aletters\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\"p\n" +
+	"\vLettersMark\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12/\n" +
+	"\amessage\x18\x02 \x01(\v2\x15.sluice.event.v1.MarkR\amessage\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\">\n" +
+	"\vRefusedRows\x12/\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1b.sluice.event.v1.RefusedRowR\x04rows\"\xb5\x02\n" +
+	"\n" +
+	"RefusedRow\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\tR\bposition\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x14\n" +
+	"\x05topic\x18\x04 \x01(\tR\x05topic\x12\x19\n" +
+	"\btopic_id\x18\x05 \x01(\fR\atopicId\x12\x1c\n" +
+	"\tpartition\x18\x06 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\a \x01(\x03R\x06offset\x12\x14\n" +
+	"\x05field\x18\b \x01(\tR\x05field\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12'\n" +
+	"\x0fschema_revision\x18\n" +
+	" \x01(\x04R\x0eschemaRevision\x12\x1d\n" +
+	"\n" +
+	"refused_ms\x18\v \x01(\x03R\trefusedMs\"\xa5\n" +
+	"\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2766,7 +3088,11 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"horizonsMs\x12/\n" +
 	"\x06replay\x18\x14 \x01(\v2\x17.sluice.event.v1.ReplayR\x06replay\x12\x16\n" +
 	"\x06closed\x18\x1e \x01(\bR\x06closed\x12\x1c\n" +
-	"\tinherited\x18\x1f \x01(\bR\tinherited\x1a<\n" +
+	"\tinherited\x18\x1f \x01(\bR\tinherited\x126\n" +
+	"\aletters\x18( \x01(\v2\x1c.sluice.event.v1.LettersMarkR\aletters\x12\x1e\n" +
+	"\n" +
+	"generation\x18) \x01(\x04R\n" +
+	"generation\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -2827,7 +3153,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\x8d\x06\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\xf8\a\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -2844,14 +3170,22 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05epoch\x18\f \x01(\rR\x05epoch\x12!\n" +
 	"\fpipeline_uid\x18\r \x01(\tR\vpipelineUid\x12J\n" +
 	"\tpositions\x18\x0e \x03(\v2,.sluice.event.v1.SinkPosition.PositionsEntryR\tpositions\x12\x16\n" +
-	"\x06closed\x18\x1e \x01(\bR\x06closed\x1aP\n" +
+	"\x06closed\x18\x1e \x01(\bR\x06closed\x126\n" +
+	"\aletters\x18( \x01(\v2\x1c.sluice.event.v1.LettersMarkR\aletters\x12\x1e\n" +
+	"\n" +
+	"generation\x18) \x01(\x04R\n" +
+	"generation\x12Q\n" +
+	"\fseen_offsets\x18* \x03(\v2..sluice.event.v1.SinkPosition.SeenOffsetsEntryR\vseenOffsets\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
 	"\x0ePositionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
+	"\x10SeenOffsetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xde\x01\n" +
 	"\x06Ledger\x12G\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2'.sluice.event.v1.Ledger.PartitionsEntryR\n" +
@@ -2936,7 +3270,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -2948,85 +3282,94 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*DeadLetter)(nil),      // 7: sluice.event.v1.DeadLetter
 	(*Header)(nil),          // 8: sluice.event.v1.Header
 	(*DeadLetterBatch)(nil), // 9: sluice.event.v1.DeadLetterBatch
-	(*Manifest)(nil),        // 10: sluice.event.v1.Manifest
-	(*Replay)(nil),          // 11: sluice.event.v1.Replay
-	(*Earlier)(nil),         // 12: sluice.event.v1.Earlier
-	(*Healing)(nil),         // 13: sluice.event.v1.Healing
-	(*DedupState)(nil),      // 14: sluice.event.v1.DedupState
-	(*DedupSet)(nil),        // 15: sluice.event.v1.DedupSet
-	(*Taken)(nil),           // 16: sluice.event.v1.Taken
-	(*Mark)(nil),            // 17: sluice.event.v1.Mark
-	(*Segment)(nil),         // 18: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 19: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 20: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 21: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 22: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 23: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 24: sluice.event.v1.BatchReceipt
-	nil,                     // 25: sluice.event.v1.JoinPast.TakenEntry
-	nil,                     // 26: sluice.event.v1.JoinPast.OwnEntry
-	nil,                     // 27: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 28: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 29: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 30: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 31: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 32: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 33: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 34: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 35: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 36: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 37: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 38: sluice.event.v1.PendingBlock.PositionsEntry
+	(*LettersMark)(nil),     // 10: sluice.event.v1.LettersMark
+	(*RefusedRows)(nil),     // 11: sluice.event.v1.RefusedRows
+	(*RefusedRow)(nil),      // 12: sluice.event.v1.RefusedRow
+	(*Manifest)(nil),        // 13: sluice.event.v1.Manifest
+	(*Replay)(nil),          // 14: sluice.event.v1.Replay
+	(*Earlier)(nil),         // 15: sluice.event.v1.Earlier
+	(*Healing)(nil),         // 16: sluice.event.v1.Healing
+	(*DedupState)(nil),      // 17: sluice.event.v1.DedupState
+	(*DedupSet)(nil),        // 18: sluice.event.v1.DedupSet
+	(*Taken)(nil),           // 19: sluice.event.v1.Taken
+	(*Mark)(nil),            // 20: sluice.event.v1.Mark
+	(*Segment)(nil),         // 21: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 22: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 23: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 24: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 25: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 26: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 27: sluice.event.v1.BatchReceipt
+	nil,                     // 28: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 29: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 30: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 31: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 32: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 33: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 34: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 35: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 36: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 37: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 38: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 39: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 40: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 41: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 42: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
 	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
 	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	25, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
-	26, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	28, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	29, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
 	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	18, // 9: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
-	5,  // 10: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	27, // 11: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	28, // 12: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	29, // 13: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	17, // 14: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
-	13, // 15: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
-	17, // 16: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
-	12, // 17: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	30, // 18: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
-	11, // 19: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
-	17, // 20: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
-	17, // 21: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	31, // 22: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	32, // 23: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	33, // 24: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	22, // 25: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	5,  // 26: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	34, // 27: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	17, // 28: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	20, // 29: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	13, // 30: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	35, // 31: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	36, // 32: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	37, // 33: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	38, // 34: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	24, // 35: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	16, // 36: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	16, // 37: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	16, // 38: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	15, // 39: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	16, // 40: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 41: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	16, // 42: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	20, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
+	12, // 10: sluice.event.v1.RefusedRows.rows:type_name -> sluice.event.v1.RefusedRow
+	21, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	5,  // 12: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
+	30, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	31, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	32, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	20, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	16, // 17: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
+	20, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	15, // 19: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
+	33, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
+	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
+	20, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
+	20, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	34, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	35, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	36, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	25, // 28: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 29: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	37, // 30: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	20, // 31: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	23, // 32: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	16, // 33: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	38, // 34: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	10, // 35: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
+	39, // 36: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	40, // 37: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	41, // 38: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	42, // 39: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	27, // 40: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	19, // 41: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 42: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 43: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 44: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	19, // 45: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	24, // 46: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	19, // 47: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3043,7 +3386,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
