@@ -140,8 +140,22 @@ func (s *site) gone() bool {
 	return status.Code(err) == codes.NotFound
 }
 
+func (s *site) deleting() bool {
+	st, err := s.client.Status(s.t.Context(), &controlv1.StatusRequest{Id: "orders"})
+	return err == nil && st.Status.State == controlv1.PipelineStatus_DELETING
+}
+
+// patient waits for units however long they take.
+func patient() control.Config {
+	config := quick
+	config.StopTimeout = time.Hour
+	return config
+}
+
 func TestDelete(t *testing.T) {
 	s, rec := created(t)
+	s.stop()
+	s.start(patient())
 	s.commitGroup()
 	require.False(t, s.groupGone())
 	s.unit(rec, stagev1.UnitStatus_RUNNING)
@@ -151,10 +165,7 @@ func TestDelete(t *testing.T) {
 		_, err := s.client.Delete(context.Background(), &controlv1.DeleteRequest{Id: "orders"})
 		deleted <- err
 	}()
-	require.Eventually(t, func() bool {
-		st, err := s.client.Status(t.Context(), &controlv1.StatusRequest{Id: "orders"})
-		return err == nil && st.Status.State == controlv1.PipelineStatus_DELETING
-	}, 2*time.Minute, 10*time.Millisecond)
+	require.Eventually(t, s.deleting, 2*time.Minute, 10*time.Millisecond)
 	require.ElementsMatch(t, complete("orders"), s.streams("orders"), "a unit is still at work")
 	_, err := s.client.Update(t.Context(), &controlv1.UpdateRequest{Pipeline: s.parse(orders)})
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))
@@ -202,9 +213,7 @@ func TestDeleteWithoutAnswer(t *testing.T) {
 func TestDeleteOfWhatNeverBegan(t *testing.T) {
 	s, rec := created(t)
 	s.stop()
-	patient := quick
-	patient.StopTimeout = time.Hour
-	s.start(patient)
+	s.start(patient())
 	require.NoError(t, s.registry.PutStatus(t.Context(), &stagev1.UnitStatus{
 		Pipeline: "orders", PipelineUid: rec.Uid, Stage: "ingest", Condition: stagev1.UnitStatus_WAITING, LastError: "no topic",
 	}))
@@ -259,10 +268,19 @@ func TestDeleteOutlivesACrash(t *testing.T) {
 func TestCallerLeavesDeletion(t *testing.T) {
 	s, rec := created(t)
 	s.unit(rec, stagev1.UnitStatus_RUNNING)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	_, err := s.client.Delete(ctx, &controlv1.DeleteRequest{Id: "orders"})
-	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
+	s.stop()
+	s.start(patient())
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := s.client.Delete(ctx, &controlv1.DeleteRequest{Id: "orders"})
+		left <- err
+	}()
+	require.Eventually(t, s.deleting, 2*time.Minute, 10*time.Millisecond)
+	leave()
+	require.Equal(t, codes.Canceled, status.Code(<-left))
+	require.False(t, s.gone())
+	s.unit(rec, stagev1.UnitStatus_STOPPED)
 	require.Eventually(t, s.gone, 2*time.Minute, 20*time.Millisecond)
 	require.Empty(t, s.streams("orders"))
 }
