@@ -104,7 +104,7 @@ sink: {clickhouse: {addr: ["%s"], table: user_events}}
 		status := cli.Status("user-events")
 		return status.Lag == 150, status
 	})
-	r := cli.Run("", "wait", "user-events", "--timeout", "300ms")
+	r := cli.Run("", "wait", "user-events", "--timeout", "3s")
 	require.Equal(t, timedOut, r.Code, r.Stderr)
 	require.Contains(t, r.Stderr, "lag is 150")
 	require.Equal(t, 300, table.Count("user_events"))

@@ -48,7 +48,7 @@ func TestCommands(t *testing.T) {
 	stdout, _ = do(exitOK, "", "apply", "-f", file)
 	require.Contains(t, stdout, "pipeline p updated")
 
-	_, stderr = do(exitOK, "", "wait", "p", "--timeout", "30s")
+	_, stderr = do(exitOK, "", "wait", "p", "--timeout", "2m")
 	require.Contains(t, stderr, "lag 0")
 	stdout, _ = do(exitOK, "", "status", "p", "-o", "json")
 	var s map[string]any
@@ -96,10 +96,10 @@ func TestCommands(t *testing.T) {
 	// Paused, nothing is read: wait runs out of time, with its own code.
 	do(exitOK, "", "pause", "p")
 	send(t, a.Kafka, "t1", `{"id":"c","n":3}`)
-	_, stderr = do(exitTimeout, "", "wait", "p", "--timeout", "1s")
+	_, stderr = do(exitTimeout, "", "wait", "p", "--timeout", "4s")
 	require.Contains(t, stderr, "lag is 1, state PAUSED")
 	do(exitOK, "", "resume", "p")
-	do(exitOK, "", "wait", "p", "--timeout", "30s")
+	do(exitOK, "", "wait", "p", "--timeout", "2m")
 	require.EqualValues(t, 3, count(t, a.ClickHouse, "SELECT count() FROM t1"))
 
 	do(exitOK, "", "delete", "p")

@@ -78,7 +78,7 @@ func waitLag(ctx context.Context, api controlv1.PipelineServiceClient, id string
 				last += ": " + s.GetErrors()[0]
 			}
 			show(s, nil)
-		case code == codes.Unavailable:
+		case code == codes.Unavailable || code == codes.DeadlineExceeded && call.Err() == nil: // the service's limit for one of its parts, not ours
 			last = status.Convert(err).Message()
 			show(nil, err)
 		case call.Err() == nil || ctx.Err() != nil:

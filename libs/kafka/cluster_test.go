@@ -267,7 +267,7 @@ func TestCallsEndWithTheirContextAndWithClose(t *testing.T) {
 	start := time.Now()
 	_, err = kafka.Open(within(t, 300*time.Millisecond), source(l.Addr().String(), "t"), "sluice-test")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Less(t, time.Since(start), 20*time.Second)
+	require.Less(t, time.Since(start), time.Minute)
 
 	c := open(t, source(kafkatest.StartFake(t), "t"))
 	c.Close()

@@ -84,7 +84,7 @@ func TestReceiptsAreReadBack(t *testing.T) {
 	for i := range 10 {
 		require.NoError(t, Publish(nc, "p", &eventv1.Receipt{Lane: uint32(i % 2), FirstSequence: uint64(i)}))
 	}
-	require.NoError(t, nc.FlushTimeout(10*time.Second))
+	require.NoError(t, nc.FlushTimeout(time.Minute))
 	require.Eventually(t, func() bool { return len(read(-1)) == 10 }, time.Minute, 10*time.Millisecond)
 	require.Equal(t, []uint64{1, 3, 5, 7, 9}, read(1))
 	seen := 0
@@ -143,7 +143,7 @@ func TestLargeReceiptsGoInParts(t *testing.T) {
 	}
 	require.Greater(t, proto.Size(large), int(nc.MaxPayload()))
 	require.NoError(t, Publish(nc, "p", large))
-	require.NoError(t, nc.FlushTimeout(10*time.Second))
+	require.NoError(t, nc.FlushTimeout(time.Minute))
 	var seen []uint64
 	require.Eventually(t, func() bool {
 		seen = nil

@@ -147,7 +147,7 @@ func (r *running) stop() error {
 }
 
 func (r *running) get(path string) (int, string) {
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 5 * time.Second}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	resp, err := c.Get("http://" + r.addrs.HTTP + path)
 	require.NoError(r.t, err)
 	defer resp.Body.Close()
@@ -266,7 +266,7 @@ func TestDrainTimeoutIsAnError(t *testing.T) {
 func TestServicesStopWhileNATSStillWorks(t *testing.T) {
 	e := &core{}
 	connected := false
-	e.stop = func() { connected = e.deps.NATS.FlushTimeout(5*time.Second) == nil }
+	e.stop = func() { connected = e.deps.NATS.FlushTimeout(time.Minute) == nil }
 	r := start(t, natstest.Start(t), nil, e)
 	r.waitReady()
 	require.NoError(t, r.stop())

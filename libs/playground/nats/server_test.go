@@ -41,7 +41,7 @@ func TestInProcessNeedsNoSocket(t *testing.T) {
 	nc, err := natsgo.Connect("", s.InProcess())
 	require.NoError(t, err)
 	defer nc.Close()
-	require.NoError(t, nc.FlushTimeout(5*time.Second))
+	require.NoError(t, nc.FlushTimeout(time.Minute))
 }
 
 func TestOpenSaysThatThePortIsTaken(t *testing.T) {
