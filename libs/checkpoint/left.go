@@ -89,25 +89,36 @@ func handOver(ctx context.Context, all []leftSegment, take func(s *eventv1.Segme
 		})
 }
 
-// Empty removes the state of a lane that is closed and whose state was taken over. What it has counted stays, and that it is closed.
-func Empty(ctx context.Context, cfg Config) error {
-	// Looked at without taking it over: it is asked for again and again, for every lane that there ever was.
+// Retired tells whether Retire has been done with a lane.
+func Retired(ctx context.Context, cfg Config) (bool, error) {
 	left, _, err := LeftBy(ctx, cfg, []int{cfg.Lane})
-	if err != nil {
+	return err == nil && left.Manifests()[0].GetRetired(), err
+}
+
+// Retire removes the state of a lane that the pipeline has no more: it is closed, and its state was taken over. What it has counted stays, and that it is
+// closed. From here on an owner of before, that was stopped and wakes up, can save nothing.
+func Retire(ctx context.Context, cfg Config) error {
+	// Looked at without taking it over: it is asked for again and again, for every lane that there ever was.
+	if done, err := Retired(ctx, cfg); err != nil || done {
 		return err
-	}
-	if m := left.Manifests()[0]; len(m.GetSegments()) == 0 && len(m.GetEarlier()) == 0 && m.GetCore() == nil {
-		return nil
 	}
 	l, m, err := Open(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	m = proto.CloneOf(m)
-	m.Core, m.HorizonMs = nil, math.MaxInt64
+	m.Closed, m.Core, m.HorizonMs = true, nil, math.MaxInt64
 	for part := range m.GetHorizonsMs() {
 		m.HorizonsMs[part] = math.MaxInt64
 	}
 	l.Forget()
+	if err := l.Save(ctx, m, nil); err != nil {
+		return err
+	}
+	if len(l.known) > 0 { // nobody opens the lane any more, who would collect them
+		return fmt.Errorf("%d keys of %s are not removed yet", len(l.known), l.manifestKey())
+	}
+	// A crash before this: what is left is collected when all of it is done again.
+	m.Retired = true
 	return l.Save(ctx, m, nil)
 }

@@ -77,7 +77,7 @@ func (w *Writer) renew(ctx context.Context, next fence) error {
 	msg, err := stream.GetLastMsgForSubject(ctx, w.log.fence(w.name))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		// Our own fence is gone: the log lost its tail. Start over from what it still holds.
+		// Our own fence is gone: the log lost its tail, and whoever starts over goes on from what it still holds. Or our lane is retired.
 		w.lost = true
 		return fmt.Errorf("%w: the fence is gone from the log", ErrFenced)
 	case err != nil:

@@ -64,7 +64,9 @@ func (w *Writer) intact(ctx context.Context) error {
 	msg, err := stream.GetLastMsgForSubject(ctx, w.log.fence(w.name))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return w.lose("the fence is gone")
+		// Or the writer's lane is retired.
+		w.lost = true
+		return fmt.Errorf("%w: the fence is gone from the log", ErrFenced)
 	case err != nil:
 		return err
 	case msg.Sequence < w.held.sequence:

@@ -25,6 +25,9 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	l.state = state
+	if m.GetRetired() { // its fence is gone, which would look like a loss; to take it would leave another
+		return l.over(m)
+	}
 	// From here on whoever had the lane before can append no more.
 	writer, past, err := fencedlog.Open(ctx, l.JS, l.Output, l.Options.writer(), fencedlog.Options{
 		Lanes: l.Outputs, Wait: l.waiting,
@@ -39,6 +42,16 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	logged, both, wentBack := published, error(nil), false
+	if m.GetClosed() && !published.covers(covers(m)) {
+		// Retired since we took it?
+		retired, err := checkpoint.Retired(ctx, checkpoint.Config{JS: l.JS, Pipeline: l.Pipeline, Stage: l.Stage, Lane: l.Lane})
+		if err != nil {
+			return err
+		}
+		if retired {
+			return l.over(m)
+		}
+	}
 	if !published.covers(covers(m)) {
 		newest := m
 		wentBack = true
@@ -53,8 +66,7 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	l.inherited, l.closed = m.GetInherited(), m.GetClosed()
 	if l.closed { // and its outputs are in the log
-		l.Unit.Report(func(s *stagev1.UnitStatus) { s.Position, s.Tally = m.GetCoveredSequence(), m.GetTally() })
-		return nil
+		return l.over(m)
 	}
 	if l.Letters != nil {
 		var last string
@@ -110,6 +122,13 @@ func (l *lane) take(ctx context.Context) error {
 	if l.Before.Count > 0 && !l.inherited {
 		return l.inherit(ctx)
 	}
+	return nil
+}
+
+// over is all that is to be taken of a lane that is closed.
+func (l *lane) over(m *eventv1.Manifest) error {
+	l.closed = true
+	l.Unit.Report(func(s *stagev1.UnitStatus) { s.Position, s.Tally = m.GetCoveredSequence(), m.GetTally() })
 	return nil
 }
 

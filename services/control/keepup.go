@@ -51,7 +51,7 @@ func (s *Service) keepUp(ctx context.Context) error {
 			if well {
 				next.Reset(s.config.CheckEvery)
 			} else {
-				next.Reset(retryAfter)
+				next.Reset(min(retryAfter, s.config.CheckEvery))
 			}
 		}
 	})
@@ -77,6 +77,8 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			if err != nil && ctx.Err() == nil {
 				s.log.Warn("the change of lanes cannot be finished; trying again", "pipeline", id, "error", err)
 			}
+		} else if len(rec.LaneSets) > 1 {
+			delete(kept, rec.Uid) // the old lanes' state is to be removed
 		}
 		if kept[rec.Uid] == rec.Generation {
 			continue

@@ -2,9 +2,11 @@ package control
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/grpc/codes"
@@ -157,7 +159,8 @@ func positionOf(ctx context.Context, kv jetstream.KeyValue, lane int) (*eventv1.
 	return position, entry.Revision(), nil
 }
 
-// emptyLanes removes the state of lanes that the record no longer has. What they have counted stays, for the audit. It may be done any number of times.
+// emptyLanes removes the state of lanes that the record no longer has, and their fences. What they have counted stays, for the audit. It may be done any
+// number of times.
 func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord) error {
 	p, live := rec.GetSpec(), spec.LiveLanes(rec)
 	if len(spec.EveryLane(rec)) == len(live) {
@@ -168,12 +171,14 @@ func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord)
 		return fmt.Errorf("open the state bucket: %w", err)
 	}
 	stages := spec.Stages(p)
+	var gone []string // writers of the stages' logs are named by their lanes
 	for _, lane := range spec.EveryLane(rec) {
 		if slices.Contains(live, lane) {
 			continue
 		}
+		gone = append(gone, strconv.Itoa(lane))
 		for _, stage := range stages[1 : len(stages)-1] {
-			if err := checkpoint.Empty(ctx, checkpoint.Config{JS: s.js, Pipeline: p.GetId(), Stage: stage, Lane: lane}); err != nil {
+			if err := checkpoint.Retire(ctx, checkpoint.Config{JS: s.js, Pipeline: p.GetId(), Stage: stage, Lane: lane}); err != nil {
 				return err
 			}
 		}
@@ -184,13 +189,20 @@ func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord)
 		if rev == 0 || position.GetClosed() {
 			continue
 		}
-		position.Closed = true
+		// By somebody else than whoever believes to own the lane: that one writes no more.
+		position.Closed, position.Owner, position.Session = true, "control", rand.Text()
 		value, err := proto.Marshal(position)
 		if err != nil {
 			return fmt.Errorf("encode position %s: %w", checkpoint.PositionKey(lane), err)
 		}
 		if _, err := kv.Update(ctx, checkpoint.PositionKey(lane), value, rev); err != nil {
 			return fmt.Errorf("close position %s: %w", checkpoint.PositionKey(lane), err)
+		}
+	}
+	// Only now: a lane whose fence is gone and that does not say that it is retired would look as if its log had lost its tail.
+	for _, stage := range stages[1 : len(stages)-1] {
+		if err := fencedlog.Retire(ctx, s.js, fencedlog.Log{Pipeline: p.GetId(), Stage: stage}, gone); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -6,11 +6,9 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -21,68 +19,10 @@ import (
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
+	"sluice/libs/playground/nats/natstest"
 	"sluice/libs/service"
 	"sluice/libs/spec"
 )
-
-// faultySteps does its worst to the durable step numbered at: appends, fences, and all writes to the state bucket.
-type faultySteps struct {
-	jetstream.JetStream
-	done, crashes bool
-	at            int64
-	calls         atomic.Int64
-	crash         context.CancelCauseFunc
-}
-
-func (f *faultySteps) step(do func() error) error {
-	if f.calls.Add(1)-1 != f.at {
-		return do()
-	}
-	if f.done {
-		if err := do(); err != nil {
-			return err
-		}
-	}
-	if f.crashes {
-		f.crash(lanes.ErrLost)
-	}
-	return errors.New("injected")
-}
-
-func (f *faultySteps) PublishMsg(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
-	err = f.step(func() (err error) {
-		ack, err = f.JetStream.PublishMsg(ctx, msg, opts...)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return ack, nil
-}
-
-func (f *faultySteps) KeyValue(ctx context.Context, bucket string) (jetstream.KeyValue, error) {
-	kv, err := f.JetStream.KeyValue(ctx, bucket)
-	return faultyBucket{kv, f}, err
-}
-
-type faultyBucket struct {
-	jetstream.KeyValue
-	f *faultySteps
-}
-
-func (b faultyBucket) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (rev uint64, err error) {
-	err = b.f.step(func() (err error) { rev, err = b.KeyValue.Create(ctx, key, value, opts...); return err })
-	return rev, err
-}
-
-func (b faultyBucket) Update(ctx context.Context, key string, value []byte, revision uint64) (rev uint64, err error) {
-	err = b.f.step(func() (err error) { rev, err = b.KeyValue.Update(ctx, key, value, revision); return err })
-	return rev, err
-}
-
-func (b faultyBucket) Purge(ctx context.Context, key string, opts ...jetstream.KVDeleteOpt) error {
-	return b.f.step(func() error { return b.KeyValue.Purge(ctx, key, opts...) })
-}
 
 // changing is a pipeline of two lanes with keys in them that has been given three.
 type changing struct {
@@ -101,7 +41,7 @@ func changingWorld(t *testing.T) *changing {
 	old, next := spec.LaneSet{First: 0, Count: 2}, spec.LaneSet{First: 2, Count: 3}
 	c.send(old, 1, 20)
 	c.send(old, 10, 30)
-	require.NoError(t, c.run(t, w.js, old.Lanes(), func() bool { return c.covered(old) }))
+	require.NoError(t, c.run(t, w.js, false, old.Lanes(), func() bool { return c.covered(old) }))
 	c.send(old, 25, 40) // not folded yet when the lanes are changed
 	w.record.Spec.Lanes, w.record.Generation = 3, 2
 	w.record.LaneSets = []*controlv1.LaneSet{{First: 0, Count: 2}, {First: 2, Count: 3}}
@@ -141,11 +81,11 @@ func (c *changing) covered(set spec.LaneSet) bool {
 }
 
 // run runs lanes as one process until it is crashed or all is as wanted.
-func (c *changing) run(t *testing.T, js jetstream.JetStream, of []int, until func() bool) error {
+func (c *changing) run(t *testing.T, js jetstream.JetStream, crashes bool, of []int, until func() bool) error {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
-	if f, ok := js.(*faultySteps); ok {
-		f.crash = cancel
+	if f, ok := js.(*natstest.Steps); ok && crashes {
+		f.Crash = func() { cancel(lanes.ErrLost) }
 	}
 	d, err := New(service.Deps{Instance: "i", JS: js, Log: slog.New(slog.DiscardHandler)}, nil)
 	require.NoError(t, err)
@@ -207,21 +147,21 @@ func TestEveryFaultOfAChangeOfLanes(t *testing.T) {
 	for k := uint64(1); k <= 50; k++ {
 		want[k] = 1
 	}
-	for name, kind := range map[string]*faultySteps{
+	for name, kind := range map[string]struct{ done, crashes bool }{
 		"refused": {}, "unheard": {done: true}, "crashed before": {crashes: true}, "crashed after": {done: true, crashes: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for at := int64(0); ; at++ {
 				c := changingWorld(t)
-				f := &faultySteps{JetStream: c.js, done: kind.done, crashes: kind.crashes, at: at}
+				f := &natstest.Steps{JetStream: c.js, Done: kind.done, At: at}
 				all, next := spec.LiveLanes(c.record), spec.CurrentLanes(c.record)
-				require.NoError(t, c.run(t, f, all, func() bool { return c.covered(next) }), "fault at %d", at)
-				require.NoError(t, c.run(t, c.js, all, func() bool { return c.covered(next) }), "after the fault at %d", at)
+				require.NoError(t, c.run(t, f, kind.crashes, all, func() bool { return c.covered(next) }), "fault at %d", at)
+				require.NoError(t, c.run(t, c.js, false, all, func() bool { return c.covered(next) }), "after the fault at %d", at)
 				require.Equal(t, want, c.passed(), "fault at %d", at)
 				c.nc.Close()
 				c.nats.Stop()
-				if f.calls.Load() <= at {
+				if f.Taken() <= at {
 					require.Greater(t, at, int64(20), "fences, messages and checkpoints were tried")
 					return
 				}

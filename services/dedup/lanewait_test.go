@@ -12,6 +12,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/checkpoint"
+	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 )
 
@@ -64,6 +65,28 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	cancel(lanes.ErrStopping)
 	require.NoError(t, <-ended)
 	require.EqualValues(t, 3, closed.snapshot().GetTally().GetRecords())
+
+	// The pipeline has it no more. Whoever believes that it has appends nothing, and does not take it for a loss that the fence is gone.
+	zombie, _, err := fencedlog.Open(t.Context(), w.js, w.output, "0", fencedlog.Options{Lanes: []int{0}})
+	require.NoError(t, err)
+	other, _, err := fencedlog.Open(t.Context(), w.js, w.output, "1", fencedlog.Options{Lanes: []int{1}})
+	require.NoError(t, err)
+	_, err = other.Append(t.Context(), 1, "end", nil)
+	require.NoError(t, err)
+	require.NoError(t, checkpoint.Retire(t.Context(), checkpoint.Config{JS: w.js, Pipeline: "p", Stage: stageName, Lane: 0}))
+	require.NoError(t, fencedlog.Retire(t.Context(), w.js, w.output, []string{"0"}))
+	_, err = zombie.Append(t.Context(), 0, "9", nil)
+	require.ErrorIs(t, err, fencedlog.ErrFenced)
+	retired := newOwner()
+	stop = w.running(retired, 0)
+	require.Eventually(t, func() bool { return retired.snapshot().GetCondition() == stagev1.UnitStatus_RUNNING }, 10*time.Second, 5*time.Millisecond)
+	require.NoError(t, stop(lanes.ErrStopping))
+	require.EqualValues(t, 3, retired.snapshot().GetTally().GetRecords())
+	require.Empty(t, retired.snapshot().GetLastError())
+	fences, err := fencedlog.Fences(t.Context(), w.js, w.output)
+	require.NoError(t, err)
+	require.Contains(t, fences, "1")
+	require.NotContains(t, fences, "0", "nor does it leave another fence")
 }
 
 // settledIn is what the fence of an ingest writer says that has gone over to the set of lanes beginning with first.

@@ -25,8 +25,11 @@ type joined struct {
 	origin batch.Origin
 }
 
-// output reads the join log's lane 0 as it is now, and checks what holds of all of it.
-func (w *world) output() (rows []joined, messages []*batch.View) {
+// output is outputOf lane 0.
+func (w *world) output() (rows []joined, messages []*batch.View) { return w.outputOf(0) }
+
+// outputOf reads a lane of the join log as it is now, and checks what holds of all of it.
+func (w *world) outputOf(lane int) (rows []joined, messages []*batch.View) {
 	w.t.Helper()
 	log := w.log(fencedlog.Join)
 	stream, err := w.js.Stream(w.t.Context(), log.Stream())
@@ -40,7 +43,7 @@ func (w *world) output() (rows []joined, messages []*batch.View) {
 			continue // a fence that was replaced
 		}
 		require.NoError(w.t, err)
-		if msg.Subject != log.Subject(0, "0") {
+		if msg.Subject != log.Subject(lane, strconv.Itoa(lane)) {
 			continue
 		}
 		v := &batch.View{}

@@ -29,13 +29,14 @@ type producer struct {
 	// partitions of the topic; 0: 1.
 	partitions int
 	arrival    int64 // 0: always the same
+	lane       int
 }
 
-func (w *world) producer(source string, partition int32) *producer {
+func (w *world) producer(source string, partition int32, lanes ...int) *producer {
 	p := &producer{w: w, source: source, partition: partition, revision: 1}
 	var err error
 	p.writer, _, err = fencedlog.Open(w.t.Context(), w.js, w.log(fencedlog.Ingest), fmt.Sprintf("%s-%d", source, partition),
-		fencedlog.Options{Lanes: []int{0}})
+		fencedlog.Options{Lanes: append(lanes, 0)})
 	require.NoError(w.t, err)
 	return p
 }
@@ -98,7 +99,7 @@ func (p *producer) append(idle time.Duration, events ...event) {
 			return dst
 		})
 	}
-	_, err := p.writer.Append(t.Context(), 0, strconv.FormatInt(p.offset, 10), v.Append(nil))
+	_, err := p.writer.Append(t.Context(), p.lane, strconv.FormatInt(p.offset, 10), v.Append(nil))
 	require.NoError(t, err)
 }
 

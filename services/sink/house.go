@@ -29,6 +29,18 @@ func (l *lane) keepHouse(ctx context.Context) error {
 	return l.purge(ctx)
 }
 
+// rest is what a lane does that the pipeline has no more, until its owner hears of that.
+func (l *lane) rest(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case reply := <-l.unit.Checkpoints():
+			reply <- nil
+		}
+	}
+}
+
 // begin moves a lane that has read nothing, of a set that has replaced another, to where the log begins: nothing of it is purged before it has a position.
 func (l *lane) begin(ctx context.Context) error {
 	if l.covered > 0 || l.pos.stored.GetPending() != nil || spec.CurrentLanes(l.record).First == 0 {

@@ -103,6 +103,9 @@ func (l *lane) run(ctx context.Context) error {
 	if err := l.take(ctx); err != nil {
 		return err
 	}
+	if l.pos.stored.GetClosed() {
+		return l.rest(ctx)
+	}
 	asked := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	blocks := make(chan *filled)     // unbuffered: one block is sent, the next is collected, none waits between
@@ -136,6 +139,11 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	if err := l.restore(l.pos.stored); err != nil {
 		return err
+	}
+	if l.pos.stored.GetClosed() {
+		l.report(0)
+		l.trouble.sending(nil)
+		return nil
 	}
 	if err := l.begin(ctx); err != nil {
 		return err

@@ -57,6 +57,9 @@ func (p *position) open(ctx context.Context) error {
 		return fmt.Errorf("position %s: format %d is of a newer version than this one, which knows %d", p.key, current.GetFormat(), positionFormat)
 	}
 	p.stored = current
+	if current.GetClosed() { // the lane is of a set that the pipeline has no more: nobody writes it again
+		return nil
+	}
 	// A crash after this leaves the position as it was, under another owner's name.
 	return p.write(ctx, proto.CloneOf(current))
 }

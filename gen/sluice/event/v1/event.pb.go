@@ -1422,6 +1422,8 @@ type Manifest struct {
 	Closed bool `protobuf:"varint,30,opt,name=closed,proto3" json:"closed,omitempty"`
 	// The lane has taken over what it needs of the state of the set before.
 	Inherited bool `protobuf:"varint,31,opt,name=inherited,proto3" json:"inherited,omitempty"`
+	// The lane is closed, its state was taken over, and all that it had put out is in the table: nothing is left of it, its fence neither.
+	Retired bool `protobuf:"varint,32,opt,name=retired,proto3" json:"retired,omitempty"`
 	// The lane's last dead letter.
 	Letters *LettersMark `protobuf:"bytes,40,opt,name=letters,proto3" json:"letters,omitempty"`
 	// The latest generation of the pipeline's record that the lane has worked by: one that has an earlier one was put back.
@@ -1610,6 +1612,13 @@ func (x *Manifest) GetClosed() bool {
 func (x *Manifest) GetInherited() bool {
 	if x != nil {
 		return x.Inherited
+	}
+	return false
+}
+
+func (x *Manifest) GetRetired() bool {
+	if x != nil {
+		return x.Retired
 	}
 	return false
 }
@@ -3060,7 +3069,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x0fschema_revision\x18\n" +
 	" \x01(\x04R\x0eschemaRevision\x12\x1d\n" +
 	"\n" +
-	"refused_ms\x18\v \x01(\x03R\trefusedMs\"\xa5\n" +
+	"refused_ms\x18\v \x01(\x03R\trefusedMs\"\xbf\n" +
 	"\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
@@ -3088,7 +3097,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"horizonsMs\x12/\n" +
 	"\x06replay\x18\x14 \x01(\v2\x17.sluice.event.v1.ReplayR\x06replay\x12\x16\n" +
 	"\x06closed\x18\x1e \x01(\bR\x06closed\x12\x1c\n" +
-	"\tinherited\x18\x1f \x01(\bR\tinherited\x126\n" +
+	"\tinherited\x18\x1f \x01(\bR\tinherited\x12\x18\n" +
+	"\aretired\x18  \x01(\bR\aretired\x126\n" +
 	"\aletters\x18( \x01(\v2\x1c.sluice.event.v1.LettersMarkR\aletters\x12\x1e\n" +
 	"\n" +
 	"generation\x18) \x01(\x04R\n" +
