@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/libs/playground/kafka/realkafka"
 )
 
 const tick = 10 * time.Millisecond
@@ -35,9 +37,9 @@ func newProducer(ctx context.Context, addr string, job Job, rate int) (*Producer
 		return nil, fmt.Errorf("make a producer: %w", err)
 	}
 	for _, t := range job.Topics() {
-		if _, err := kadm.NewClient(client).CreateTopic(ctx, t.Partitions, 1, nil, t.Name); err != nil {
+		if err := realkafka.CreateTopic(ctx, kadm.NewClient(client), t.Name, t.Partitions, nil); err != nil {
 			client.Close()
-			return nil, fmt.Errorf("make topic %s: %w", t.Name, err)
+			return nil, err
 		}
 	}
 	return &Producer{client: client, job: job, rate: rate}, nil

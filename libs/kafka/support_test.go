@@ -13,6 +13,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
+	"sluice/libs/playground/kafka/realkafka"
 )
 
 const (
@@ -50,8 +51,7 @@ func client(t testing.TB, addr string, options ...kgo.Opt) *kgo.Client {
 
 func createTopic(t testing.TB, c *kgo.Client, topic string, partitions int32, config map[string]*string) {
 	t.Helper()
-	_, err := kadm.NewClient(c).CreateTopic(within(t, time.Minute), partitions, 1, config, topic)
-	require.NoError(t, err)
+	require.NoError(t, realkafka.CreateTopic(within(t, time.Minute), kadm.NewClient(c), topic, partitions, config))
 }
 
 func produce(t testing.TB, c *kgo.Client, topic string, partition int32, values ...string) {

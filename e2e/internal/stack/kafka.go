@@ -3,14 +3,16 @@
 package stack
 
 import (
+	"context"
 	"hash/fnv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"sluice/libs/playground/kafka/realkafka"
 )
 
 // Producer writes to one topic. Records go to the partition that is given with them.
@@ -33,10 +35,12 @@ func NewProducer(t testing.TB, addr, topic string, partitions int32, opts ...kgo
 	t.Cleanup(client.Close)
 	p := &Producer{Admin: kadm.NewClient(client), t: t, client: client, topic: topic}
 	size := "16777216"
-	require.Eventually(t, func() bool {
-		resp, err := p.Admin.CreateTopic(t.Context(), partitions, 1, map[string]*string{"max.message.bytes": &size}, topic)
-		return err == nil && resp.Err == nil
-	}, Up, 100*time.Millisecond, "topic %s cannot be made", topic)
+	ctx, cancel := context.WithTimeout(t.Context(), Up)
+	defer cancel()
+	Await(t, Up, "topic "+topic+" is made", func() (bool, any) {
+		err := realkafka.CreateTopic(ctx, p.Admin, topic, partitions, map[string]*string{"max.message.bytes": &size})
+		return err == nil, err
+	})
 	return p
 }
 
