@@ -12,12 +12,14 @@ import (
 const (
 	// fetchBytes of one round; the first batch always comes whole (KIP-74).
 	fetchBytes = 1 << 20
+	// peekBytes are for who only wants the first record: that of the first batch, as a rule.
+	peekBytes = 16 << 10
 	// fetchWait is how long a broker may look for bytes where there seem to be none.
 	fetchWait = 50 * time.Millisecond
 )
 
-// fetch asks the leader of a partition for the records from offset on.
-func (c *Cluster) fetch(topic string, partition int32, offset int64, i sarama.IsolationLevel) (*sarama.FetchResponseBlock, error) {
+// fetch asks the leader of a partition for about so many bytes of records from offset on.
+func (c *Cluster) fetch(topic string, partition int32, offset int64, bytes int32, i sarama.IsolationLevel) (*sarama.FetchResponseBlock, error) {
 	leader, err := c.client.Leader(topic, partition)
 	if err != nil {
 		return nil, err
@@ -25,12 +27,12 @@ func (c *Cluster) fetch(topic string, partition int32, offset int64, i sarama.Is
 	request := &sarama.FetchRequest{
 		Version:      12,
 		MinBytes:     1,
-		MaxBytes:     fetchBytes,
+		MaxBytes:     bytes,
 		MaxWaitTime:  int32(fetchWait / time.Millisecond),
 		Isolation:    i,
 		SessionEpoch: -1, // no fetch session
 	}
-	request.AddBlock(topic, partition, offset, fetchBytes, -1)
+	request.AddBlock(topic, partition, offset, bytes, -1)
 	response, err := ask(leader, func() (*sarama.FetchResponse, error) { return leader.Fetch(request) })
 	if err != nil {
 		return nil, err

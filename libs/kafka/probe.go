@@ -43,12 +43,13 @@ func (c *Cluster) NextRecord(ctx context.Context, topic string, partition int32,
 }
 
 func (c *Cluster) next(ctx context.Context, topic string, partition int32, at *int64, i sarama.IsolationLevel) (int64, bool, error) {
-	empty := 0 // answers without a batch, in a row, at *at
-	for {
+	empty := 0                // answers without a batch, in a row, at *at
+	bytes := int32(peekBytes) // more in each round: there may be much that nobody is to read
+	for ; ; bytes = min(4*bytes, fetchBytes) {
 		if ctx.Err() != nil {
 			return 0, false, context.Cause(ctx)
 		}
-		block, err := c.fetch(topic, partition, *at, i)
+		block, err := c.fetch(topic, partition, *at, bytes, i)
 		if errors.Is(err, sarama.ErrOffsetOutOfRange) {
 			earliest, err := c.listOnce(topic, sarama.OffsetOldest, i)
 			if err != nil {
@@ -88,7 +89,7 @@ func (c *Cluster) Record(ctx context.Context, topic string, partition int32, off
 	attempt := fmt.Sprintf("read the record of topic %s, partition %d, offset %d", topic, partition, offset)
 	return do(ctx, c, attempt, func() (m *sarama.ConsumerMessage, err error) {
 		err = c.retry(ctx, topic, func() error {
-			block, err := c.fetch(topic, partition, offset, sarama.ReadUncommitted)
+			block, err := c.fetch(topic, partition, offset, peekBytes, sarama.ReadUncommitted)
 			if errors.Is(err, sarama.ErrOffsetOutOfRange) {
 				return ErrGone
 			}
@@ -168,7 +169,7 @@ func (c *Cluster) span(ctx context.Context, topic string, partition int32, from,
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		block, err := c.fetch(topic, partition, from, sarama.ReadCommitted)
+		block, err := c.fetch(topic, partition, from, fetchBytes, sarama.ReadCommitted)
 		if errors.Is(err, sarama.ErrOffsetOutOfRange) {
 			return found, nil // expired, or made anew, meanwhile: a sample of what was there will do
 		}

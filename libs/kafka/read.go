@@ -43,7 +43,7 @@ func (c *Cluster) Records(ctx context.Context, topic string, partition int32, fr
 
 // step fetches once and returns where to go on: always behind from.
 func (c *Cluster) step(topic string, partition int32, from int64, i sarama.IsolationLevel) (seen []*sarama.ConsumerMessage, next int64, err error) {
-	block, err := c.fetch(topic, partition, from, i)
+	block, err := c.fetch(topic, partition, from, fetchBytes, i)
 	if errors.Is(err, sarama.ErrOffsetOutOfRange) {
 		earliest, err := c.listOnce(topic, sarama.OffsetOldest, i)
 		switch {
