@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"sluice/libs/fencedlog"
 	"sluice/libs/playground/kafka/realkafka"
 )
 
@@ -182,6 +185,24 @@ func (d *side) sluice(ctx context.Context, stdin []byte, args ...string) ([]byte
 		return nil, fmt.Errorf("sluice %s: %w: %s", strings.Join(args, " "), err, stderr.Bytes())
 	}
 	return out, nil
+}
+
+// messages is how many the ingest log of a pipeline has got, fences included.
+func (d *side) messages(ctx context.Context, pipeline string) (uint64, error) {
+	nc, err := nats.Connect(d.nats)
+	if err != nil {
+		return 0, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return 0, err
+	}
+	stream, err := js.Stream(ctx, fencedlog.Log{Pipeline: pipeline, Stage: fencedlog.Ingest}.Stream())
+	if err != nil {
+		return 0, err
+	}
+	return stream.CachedInfo().State.LastSeq, nil
 }
 
 // query returns the only value of a query's only row, as text.

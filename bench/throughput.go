@@ -32,6 +32,7 @@ type result struct {
 	events  int
 	seconds float64
 	cpu     map[string]float64 // seconds by process
+	batch   float64            // events in a message of the ingest log
 }
 
 // perEvent is the CPU of a process in microseconds.
@@ -72,7 +73,7 @@ func throughput(ctx context.Context, s *stack, o options) error {
 					return fmt.Errorf("%s, %s: %w", shape.name, su.name, err)
 				}
 				if len(setups)*o.rounds > 1 {
-					fmt.Printf("%s, %s, round %d: %.2f µs, %.0f events/s\n", shape.name, su.name, round+1, r.sum(), float64(r.events)/r.seconds)
+					fmt.Printf("%s, %s, round %d: %.2f µs, %.0f events/s, %.0f events in a batch\n", shape.name, su.name, round+1, r.sum(), float64(r.events)/r.seconds, r.batch)
 				}
 				results = append(results, r)
 			}
@@ -146,6 +147,11 @@ func measure(ctx context.Context, s *stack, o options, su setup, shape shape, t 
 			return result{}, fmt.Errorf("the table has %s rows, %d are distinct", rows, distinct)
 		}
 	}
+	messages, err := side.messages(ctx, id)
+	if err != nil {
+		return result{}, err
+	}
+	r.batch = float64(t.events) / float64(messages)
 	if _, err := side.sluice(ctx, nil, "delete", id); err != nil {
 		return result{}, err
 	}
@@ -176,15 +182,15 @@ func medians(results []result) (out []result) {
 func report(results []result, o options) error {
 	fmt.Printf("\n%d partitions, dedup %v, table engine %s; CPU in µs per event, the median of %d\n\n", o.partitions, o.dedup, o.engine, o.rounds)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "event\tsetup\tevents\tevents/s\tbudget\tCPU\tbudget\t%s\t\n", strings.Join(order, "\t"))
+	fmt.Fprintf(w, "event\tsetup\tevents\tevents/s\tbudget\tbatch\tCPU\tbudget\t%s\t\n", strings.Join(order, "\t"))
 	for _, r := range results {
 		cells := make([]string, len(order))
 		for i, name := range order {
 			cells[i] = fmt.Sprintf("%.2f", r.perEvent(name))
 		}
 		b := budget[r.shape]
-		fmt.Fprintf(w, "%s (%.0f B)\t%s\t%d\t%.0f\t≥ %.0f\t%.2f\t≤ %.1f\t%s\t\n", r.shape, r.bytes, r.setup, r.events,
-			float64(r.events)/r.seconds, b.rate, r.sum(), b.micros, strings.Join(cells, "\t"))
+		fmt.Fprintf(w, "%s (%.0f B)\t%s\t%d\t%.0f\t≥ %.0f\t%.0f\t%.2f\t≤ %.1f\t%s\t\n", r.shape, r.bytes, r.setup, r.events,
+			float64(r.events)/r.seconds, b.rate, r.batch, r.sum(), b.micros, strings.Join(cells, "\t"))
 	}
 	fmt.Fprintf(w, "\n")
 	if err := w.Flush(); err != nil {
