@@ -17,9 +17,18 @@ type Builder struct {
 	versions    []byte
 	joinKeys    []byte
 	eventTimes  []byte
-	raw         []byte
-	compressed  []byte
+	scratch     Scratch
 }
+
+// Scratch is memory that a View needs besides its Builder's, until it is appended. Builders that are encoded one after the other may share it:
+// what is used again soon is still in the processor's cache.
+type Scratch struct {
+	raw        []byte
+	compressed []byte
+}
+
+// Size is how many bytes it holds.
+func (s *Scratch) Size() int { return cap(s.raw) + cap(s.compressed) }
 
 // Row is what the middle stages need to know of an event.
 type Row struct {
@@ -90,11 +99,16 @@ func (b *Builder) Reset() {
 // View fills v with the rows and their columns; appendColumns appends all columns, each by
 // AppendColumn. v is valid until the Builder is used again.
 func (b *Builder) View(v *View, appendColumns func([]byte) []byte) {
+	b.ViewIn(v, &b.scratch, appendColumns)
+}
+
+// ViewIn is View with memory that others use, too: v is valid until they do.
+func (b *Builder) ViewIn(v *View, s *Scratch, appendColumns func([]byte) []byte) {
 	v.Format = Format
 	v.Rows, v.Selected = b.rows, b.rows
 	v.FirstOffset, v.LastOffset = b.firstOffset, b.lastOffset
 	v.Keys, v.Times, v.Offsets, v.Versions, v.Selection = b.keys, b.times, b.offsets, b.versions, nil
 	v.JoinKeys, v.EventTimes = b.joinKeys, b.eventTimes
-	b.raw = appendColumns(b.raw[:0])
-	b.compressed = v.SetColumns(b.raw, b.compressed)
+	s.raw = appendColumns(s.raw[:0])
+	s.compressed = v.SetColumns(s.raw, s.compressed)
 }

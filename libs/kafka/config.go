@@ -63,8 +63,9 @@ func consumer(c *sarama.Config, source *controlv1.KafkaSource) {
 	c.Consumer.Fetch.MaxBytes = 32 << 20
 	// How long a broker holds a request while there is nothing. New records answer it at once.
 	c.Consumer.MaxWaitTime = 250 * time.Millisecond
-	// Messages of a partition that wait for us. The channel holds messages, not bytes: whoever consumes bounds those.
-	c.ChannelBufferSize = 128
+	// Messages of a partition that wait for us: enough that the two sides of the channel, each of which sleeps when it finds it empty or full,
+	// wake each other seldom. It holds messages, not bytes: whoever consumes bounds those.
+	c.ChannelBufferSize = 1024
 	// How long a full channel may hold up the other partitions of its broker; then it is parked.
 	c.Consumer.MaxProcessingTime = 250 * time.Millisecond
 

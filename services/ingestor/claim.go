@@ -94,8 +94,9 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	p := &partition{
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
 		branch: s.branch, pulse: s.pulse(pos, partitions),
-		linger: linger(pipeline.GetBatch().GetMaxDelay().AsDuration(), partitions*s.branches),
-		fields: batch.Fields{Keys: dedup != nil, Versions: dedup.GetKeep() == controlv1.Keep_LATEST, Join: s.plan.Join()},
+		linger:   linger(pipeline.GetBatch().GetMaxDelay().AsDuration(), partitions*s.branches),
+		patience: min(pipeline.GetBatch().GetMaxDelay().AsDuration(), maxPatience),
+		fields:   batch.Fields{Keys: dedup != nil, Versions: dedup.GetKeep() == controlv1.Keep_LATEST, Join: s.plan.Join()},
 		// The event's own time otherwise.
 		byArrival: dedup != nil && dedup.GetTime() == "",
 		revision:  current(s.rec).GetRevision(),
@@ -104,7 +105,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(source, number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
 			return w, past.Last[lettersLane].Position, err
 		}},
-		app: appender{writer: writer, limit: limit, plan: s.plan, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
+		app: appender{writer: writer, limit: limit, plan: s.plan, scratches: &s.service.scratches, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
 			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), fencedlog.IngestWriter(source, number))},
 		large: large,
 		share: share,
@@ -134,6 +135,10 @@ func settlePosition(ctx context.Context, writer *fencedlog.Writer, pos position,
 
 // lingerShare keeps what a lane gets from all partitions at 500 batches a second, as far as the delay permits.
 const lingerShare = 2 * time.Millisecond
+
+// maxPatience is the most that rows of a partition that is behind wait for company, if the delay permits: half of what passes between two
+// settles, which seal all batches anyway.
+const maxPatience = settleInterval / 2
 
 // linger is how long rows wait for company in a batch: a small part of the delay that the user allows before a row is in ClickHouse. It
 // is longer with many partitions: each of them sends a batch to each lane that often, and a lane of the next stage takes them one by one.

@@ -30,8 +30,7 @@ func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (
 
 func (p *partition) due(ctx context.Context, claim sarama.ConsumerGroupClaim, now time.Time) (time.Duration, error) {
 	if p.pending > 0 || p.letters.waiting() > 0 {
-		due := p.linger - now.Sub(p.pendingFrom)
-		if p.pending > 0 && due > 0 {
+		if due := p.company(claim.HighWaterMarkOffset(), now); due > 0 {
 			return due, nil
 		}
 		if err := p.sealAll(ctx); err != nil {
@@ -52,6 +51,25 @@ func (p *partition) due(ctx context.Context, claim sarama.ConsumerGroupClaim, no
 		return idleTick, p.probe(ctx)
 	}
 	return idleTick, nil
+}
+
+// company is how long the rows that are pending may wait on for others in their batches; 0: no longer.
+//
+// While there is more to read in Kafka than is pending, to read that takes as long again as the rows have waited: they are late in any case, and
+// batches that fill up cost the stages and NATS a fraction of those that a clock cuts off.
+func (p *partition) company(highWater int64, now time.Time) time.Duration {
+	if p.pending == 0 {
+		return 0
+	}
+	waited := now.Sub(p.pendingFrom)
+	if due := p.linger - waited; due > 0 {
+		return due
+	}
+	behind := highWater-p.pos.next >= int64(max(p.pending, burst))
+	if coming := now.Sub(p.lastRecord) < p.linger; !behind || !coming {
+		return 0
+	}
+	return max(0, min(p.patience-waited, p.linger)) // and look again whether it is still so
 }
 
 // probe moves the position over offsets that hold no record to read: control records, aborted

@@ -45,8 +45,13 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 	}
 	p.drained, p.stalled = false, false
 	p.lastArrival = max(p.lastArrival, time.Now().UnixMilli())
+	var untold int64 // bytes of records that we have taken and not said so
+	defer func() { p.taken(p.number, untold) }()
 	for range burst {
-		p.taken(msg)
+		if untold += sizeOf(msg); untold >= prefetchStep {
+			p.taken(p.number, untold)
+			untold = 0
+		}
 		if err := p.take(ctx, msg); err != nil {
 			return err
 		}
@@ -64,7 +69,7 @@ func (p *partition) takeBurst(ctx context.Context, msg *sarama.ConsumerMessage, 
 			return nil
 		}
 	}
-	p.taken(msg)
+	untold += sizeOf(msg)
 	return p.take(ctx, msg)
 }
 

@@ -27,14 +27,15 @@ import (
 
 // Service is the ingest stage of all pipelines, as far as this instance has a share in it.
 type Service struct {
-	deps     service.Deps
-	registry *registry.Registry
-	board    *board
-	log      *slog.Logger
-	metrics  *metrics
-	large    *semaphore.Weighted  // memory of large events
-	tune     func(*sarama.Config) // for tests, whose groups need not be patient; may be nil
-	wake     chan struct{}        // a picture has come or draining has changed
+	deps      service.Deps
+	registry  *registry.Registry
+	board     *board
+	log       *slog.Logger
+	metrics   *metrics
+	large     *semaphore.Weighted // memory of large events
+	scratches scratches
+	tune      func(*sarama.Config) // for tests, whose groups need not be patient; may be nil
+	wake      chan struct{}        // a picture has come or draining has changed
 
 	mu       sync.Mutex
 	wanted   map[string]*controlv1.PipelineRecord // guarded by mu

@@ -40,6 +40,8 @@ type buffer struct {
 	view    batch.View
 	data    []byte // the encoded message
 	origin  origin
+
+	scratches *scratches
 }
 
 func (b *buffer) reset() {
@@ -75,6 +77,26 @@ type envelope struct {
 	next     int64 // where the partition stands: a batch without rows covers nothing before it
 }
 
+// scratches is the memory that encoding needs for a moment, one for each goroutine that encodes.
+type scratches struct{ pool sync.Pool }
+
+// maxScratch is what the columns of a full batch need, before and after compression, with room for a last event that is not small. More, as a
+// large event needs, is not kept.
+const maxScratch = 4 * batchBytes
+
+func (s *scratches) get() *batch.Scratch {
+	if out, ok := s.pool.Get().(*batch.Scratch); ok {
+		return out
+	}
+	return &batch.Scratch{}
+}
+
+func (s *scratches) put(scratch *batch.Scratch) {
+	if scratch.Size() <= maxScratch {
+		s.pool.Put(scratch)
+	}
+}
+
 // encode makes the message. It fails with errTooLarge when the message exceeds limit.
 func (b *buffer) encode(env envelope, limit int) error {
 	if env.byArrival {
@@ -92,7 +114,9 @@ func (b *buffer) encode(env envelope, limit int) error {
 		return nil
 	}
 	v.Traceparent, v.OldestMS = b.origin.begin(b.rows.Rows()), b.origin.oldestMS
-	b.rows.View(v, func(dst []byte) []byte {
+	scratch := b.scratches.get()
+	defer b.scratches.put(scratch)
+	b.rows.ViewIn(v, scratch, func(dst []byte) []byte {
 		for _, c := range b.columns {
 			dst = batch.AppendColumn(dst, c.AppendWire)
 		}
@@ -133,10 +157,12 @@ type appender struct {
 	fail   context.CancelCauseFunc
 	trace  *tracing
 	counts *counts
+
+	scratches *scratches
 }
 
 func (a *appender) newBuffer() *buffer {
-	return &buffer{columns: a.plan.NewColumns(), origin: origin{trace: a.trace}}
+	return &buffer{columns: a.plan.NewColumns(), origin: origin{trace: a.trace}, scratches: a.scratches}
 }
 
 func (a *appender) run(ctx context.Context, l *lane) {

@@ -46,7 +46,8 @@ type partition struct {
 	cluster   *kafka.Cluster
 	log       *slog.Logger
 	status    *unit
-	linger    time.Duration
+	linger    time.Duration // of rows in a batch that is not full
+	patience  time.Duration // the same while there is much to read
 	branch    spec.Branch
 	pulse     *pulse // nil without a join
 	fields    batch.Fields
@@ -62,17 +63,17 @@ type partition struct {
 	app     appender
 	counts  *counts
 	mark    func(offset int64) // tells the consumer group
-	taken   func(*sarama.ConsumerMessage)
+	taken   func(partition int32, bytes int64)
 	same    func(ctx context.Context, id topicID, since time.Time) error
 	hold    func(ctx context.Context, bytes int) (release func(), err error) // memory for a large event
 
-	large       int   // bytes of a value from which on an event travels alone
-	batchBytes  int   // bytes of a lane's buffer from which on it is sealed
-	share       int64 // bytes that may be in the log unsettled: its part of what cannot be purged
-	held        int64 // bytes taken since the last settle
-	dirty       bool  // pos is ahead of what is settled
-	pending     int   // rows in fill buffers
-	pendingFrom time.Time
+	large       int       // bytes of a value from which on an event travels alone
+	batchBytes  int       // bytes of a lane's buffer from which on it is sealed
+	share       int64     // bytes that may be in the log unsettled: its part of what cannot be purged
+	held        int64     // bytes taken since the last settle
+	dirty       bool      // pos is ahead of what is settled
+	pending     int       // rows in fill buffers
+	pendingFrom time.Time // when the oldest of them was taken
 	lastArrival int64
 	lastRecord  time.Time
 	lastSettle  time.Time

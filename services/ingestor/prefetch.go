@@ -14,10 +14,12 @@ const (
 	prefetchBudget = 256 << 20
 	// prefetchRecord is what a record takes besides its key and value.
 	prefetchRecord = 256
+	// prefetchStep is how many bytes a partition takes before it says so: to say it for each record costs as much as a column.
+	prefetchStep = 64 << 10
 )
 
 // prefetch bounds in bytes what waits for us in Kafka's client, which itself counts records only: while appends
-// stand still, its channel fills up. It sees every record on its way in and is told of every one that is taken.
+// stand still, its channel fills up. It sees every record on its way in and is told of those that are taken.
 // The client is told to pause or resume with mu held, so that the last word is the right one.
 type prefetch struct {
 	group sarama.ConsumerGroup // set before the first record
@@ -63,19 +65,19 @@ func (f *prefetch) OnConsume(msg *sarama.ConsumerMessage) {
 	}
 }
 
-// taken says that a record is no longer the client's.
-func (f *prefetch) taken(msg *sarama.ConsumerMessage) {
+// taken says that records of so many bytes are no longer the client's.
+func (f *prefetch) taken(partition int32, bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p := f.partitions[msg.Partition]
+	p := f.partitions[partition]
 	if p == nil {
 		return
 	}
-	p.bytes -= sizeOf(msg)
+	p.bytes -= bytes
 	// Early enough that records come before the last one is taken.
 	if p.paused && p.bytes <= f.limit/4*3 {
 		p.paused = false
-		f.group.Resume(map[string][]int32{f.topic: {msg.Partition}})
+		f.group.Resume(map[string][]int32{f.topic: {partition}})
 	}
 }
 

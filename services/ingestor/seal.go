@@ -44,6 +44,12 @@ func (p *partition) seal(ctx context.Context, l *lane, s sealed) error {
 		}
 	}
 	p.pending -= n
+	p.pendingFrom = time.Time{}
+	for _, other := range p.lanes {
+		if other != l && other.fill.rows.Rows() > 0 && (p.pendingFrom.IsZero() || other.since.Before(p.pendingFrom)) {
+			p.pendingFrom = other.since
+		}
+	}
 	select {
 	case l.fill = <-l.free:
 	default:
