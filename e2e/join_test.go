@@ -160,7 +160,7 @@ sink: {clickhouse: {addr: ["%[2]s"], table: starts}}
 func TestJoinInterval(t *testing.T) {
 	const (
 		window = 10 * time.Second
-		grace  = 5 * time.Second
+		grace  = 20 * time.Second // the events are of long ago: for window + grace their producer may pause
 		step   = 5 * time.Millisecond
 	)
 	var flights []flight

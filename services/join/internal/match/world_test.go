@@ -223,8 +223,11 @@ func (p *player) play(line string) []string {
 	var rows []in
 	switch words[1] {
 	case "idle":
-		p.clock = max(p.clock, 1+duration(p.t, words[2]))
-		b.ArrivalMS, b.IdleSinceMS = p.clock, p.clock-duration(p.t, words[2])
+		silent := duration(p.t, words[2])
+		if p.clock == 0 { // events come when they happen
+			b.ArrivalMS = max(p.maxima[fmt.Sprint(side, partition)], 1) + silent
+		}
+		b.IdleSinceMS = b.ArrivalMS - silent
 	default:
 		for _, item := range strings.Split(strings.TrimSpace(strings.TrimPrefix(line, words[0])), ",") {
 			parts := strings.Fields(item)

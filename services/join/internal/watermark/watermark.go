@@ -2,7 +2,8 @@
 // for rows that are late.
 //
 // Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
-// one that has had no event, holds it back; one that has been idle for long enough does not.
+// one that has had no event, holds it back; one that has been idle for long enough does not. Until then a silent partition's time goes on with the clock only if its
+// events come about when they happen: of events of long ago, or from a clock of their own, a pause says nothing of how far time has come.
 //
 // Not guaranteed: that no row comes behind it. That is what grace is for, and the dead letters.
 package watermark
@@ -62,6 +63,7 @@ type progress struct {
 	maxMS  int64
 	hasMax bool
 	idleMS int64
+	live   bool // its last record came within idle of the largest event time
 }
 
 // New makes a tracker without a watermark.
@@ -100,6 +102,7 @@ func (t *Tracker) Add(b Batch) int64 {
 	}
 	if b.IdleSinceMS > 0 {
 		p.idleMS = max(b.ArrivalMS-b.IdleSinceMS, 0)
+		p.live = p.hasMax && b.IdleSinceMS <= add(p.maxMS, t.config.IdleMS) && p.maxMS <= add(b.IdleSinceMS, t.config.IdleMS)
 	}
 	writers[b.Writer] = p
 	t.watermark = max(t.watermark, t.reckon())
@@ -137,7 +140,11 @@ func (t *Tracker) stand(name string) stand {
 	for _, writers := range s.heard {
 		time, has, idle := int64(math.MaxInt64), true, int64(math.MaxInt64)
 		for _, p := range writers {
-			time = min(time, add(p.maxMS, p.idleMS))
+			at := p.maxMS
+			if p.live || p.idleMS >= t.config.IdleMS {
+				at = add(at, p.idleMS)
+			}
+			time = min(time, at)
 			has = has && p.hasMax
 			idle = min(idle, p.idleMS)
 		}
@@ -233,17 +240,28 @@ func (t *Tracker) Append(dst []byte) []byte {
 			for _, writer := range sorted(s.heard[partition]) {
 				p := s.heard[partition][writer]
 				text(writer)
-				has := uint64(0)
-				if p.hasMax {
-					has = 1
-				}
-				dst = binary.AppendUvarint(dst, has)
+				dst = binary.AppendUvarint(dst, p.flags())
 				dst = binary.AppendVarint(dst, p.maxMS)
 				dst = binary.AppendVarint(dst, p.idleMS)
 			}
 		}
 	}
 	return dst
+}
+
+const (
+	flagHasMax = 1 << iota
+	flagLive
+)
+
+func (p progress) flags() (flags uint64) {
+	if p.hasMax {
+		flags |= flagHasMax
+	}
+	if p.live {
+		flags |= flagLive
+	}
+	return flags
 }
 
 func sorted[V any](m map[string]V) []string {
@@ -315,7 +333,8 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 					return nil, errDamaged
 				}
 				writer := text()
-				s.heard[partition][writer] = progress{hasMax: number() == 1, maxMS: signed(), idleMS: signed()}
+				flags := number()
+				s.heard[partition][writer] = progress{hasMax: flags&flagHasMax != 0, live: flags&flagLive != 0, maxMS: signed(), idleMS: signed()}
 			}
 		}
 		if t.sources[name] != nil {
