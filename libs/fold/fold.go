@@ -154,6 +154,10 @@ type Options struct {
 	Live []int
 	// Same tells whether the pipeline still has these lanes: see lanes.Same. Nil: it has.
 	Same func(context.Context) (bool, error)
+	// Generation of the pipeline's record, which checkpoints note. NotBehind tells why one that notes a later one must not be gone on with by it: see
+	// lanes.NotBehind. Nil: it may.
+	Generation uint64
+	NotBehind  func(ctx context.Context, seen uint64) error
 	// Input and Output are the logs. Next is the stage that reads Output.
 	Input, Output fencedlog.Log
 	Next          string

@@ -23,6 +23,8 @@ type fold struct {
 	covered fencedlog.Mark
 	tally   batch.Tally
 	epoch   uint32
+	// generation of the pipeline's record.
+	generation uint64
 	// published is what was in the output log when the lane was taken.
 	published position
 	taken     *batch.Taken     // rows of all inputs up to covered
@@ -84,7 +86,7 @@ func (f *fold) step(m fencedlog.Message, out *emitter) (err error) {
 // manifest says what a checkpoint made now covers, but for the core's part of it.
 func (f *fold) manifest() *eventv1.Manifest {
 	m := &eventv1.Manifest{
-		CoveredSequence: f.covered.Sequence, CoveredTimeNs: f.covered.Time.UnixNano(), Tally: f.tally.Proto(), Epoch: f.epoch,
+		CoveredSequence: f.covered.Sequence, CoveredTimeNs: f.covered.Time.UnixNano(), Tally: f.tally.Proto(), Epoch: f.epoch, Generation: f.generation,
 		Taken: f.taken.Proto(), Marks: f.marks, Healed: f.healing(),
 	}
 	if core, ok := f.core.(Replayer); ok && f.replay != nil && core.Replaying() {

@@ -28,6 +28,11 @@ func (l *lane) take(ctx context.Context) error {
 	if m.GetRetired() { // its fence is gone, which would look like a loss; to take it would leave another
 		return l.over(m)
 	}
+	if l.NotBehind != nil {
+		if err := l.NotBehind(ctx, m.GetGeneration()); err != nil {
+			return err
+		}
+	}
 	// From here on whoever had the lane before can append no more.
 	writer, past, err := fencedlog.Open(ctx, l.JS, l.Output, l.Options.writer(), fencedlog.Options{
 		Lanes: l.Outputs, Wait: l.waiting,
@@ -94,11 +99,12 @@ func (l *lane) take(ctx context.Context) error {
 	}
 	l.fold = &fold{
 		core: l.core, published: published, epoch: m.GetEpoch(),
-		covered: fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())},
-		tally:   batch.TallyOf(m.GetTally()),
-		marks:   begun(m),
-		healed:  proto.CloneOf(m.GetHealed()),
-		trace:   newTracing(&l.Options),
+		generation: max(l.Generation, m.GetGeneration()),
+		covered:    fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())},
+		tally:      batch.TallyOf(m.GetTally()),
+		marks:      begun(m),
+		healed:     proto.CloneOf(m.GetHealed()),
+		trace:      newTracing(&l.Options),
 	}
 	if l.fold.healed == nil {
 		l.fold.healed = &eventv1.Healing{}

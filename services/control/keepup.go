@@ -72,6 +72,11 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 			})
 			continue
 		}
+		if err := s.keepCopy(ctx, id); err != nil {
+			s.tell(ctx, id, "copy of the record", err)
+			well = false
+			continue
+		}
 		if done, err := s.retireLanes(ctx, rec); err != nil || !done {
 			well = false
 			if err != nil && ctx.Err() == nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -62,7 +61,7 @@ func (s *Service) retireLanes(ctx context.Context, rec *controlv1.PipelineRecord
 	next := proto.CloneOf(rec)
 	next.LaneSets = next.LaneSets[len(next.LaneSets)-1:]
 	next.Drained = drained
-	next.UpdateTime = timestamppb.Now()
+	touch(next)
 	there, rev, err := s.registry.Get(ctx, id)
 	if err != nil {
 		return false, err

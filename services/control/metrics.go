@@ -20,6 +20,7 @@ import (
 type metrics struct {
 	rounds   metric.Int64Counter
 	failures metric.Int64Counter
+	restored metric.Int64Counter       // records put back
 	states   [len(states)]atomic.Int64 // pipelines by desired state, by index in states
 	orphans  atomic.Int64              // pipelines without a record
 }
@@ -31,7 +32,7 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		m = noop.Meter{}
 	}
 	out := &metrics{}
-	var errs [4]error
+	var errs [5]error
 	out.rounds, errs[0] = m.Int64Counter("sluice.control.rounds", metric.WithUnit("{round}"),
 		metric.WithDescription("Looks after the streams and buckets of all pipelines, by outcome: well, or failed for some."))
 	out.failures, errs[1] = m.Int64Counter("sluice.control.failures", metric.WithUnit("{failure}"),
@@ -49,11 +50,14 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 			o.Observe(out.orphans.Load())
 			return nil
 		}))
+	out.restored, errs[4] = m.Int64Counter("sluice.control.records.restored", metric.WithUnit("{record}"),
+		metric.WithDescription("Records of pipelines whose last change the registry had lost, put back from their copies."))
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("make the metrics: %w", err)
 		}
 	}
+	out.restored.Add(context.Background(), 0)                                                                  // so that it is there
 	out.failures.Add(context.Background(), 0, metric.WithAttributes(attribute.String("class", "unavailable"))) // so that it is there
 	return out, nil
 }
@@ -85,3 +89,5 @@ func (m *metrics) failed(ctx context.Context, err error) {
 	class := strings.ToLower(status.Code(service.ToStatus(err)).String())
 	m.failures.Add(ctx, 1, metric.WithAttributes(attribute.String("class", class)))
 }
+
+func (m *metrics) recordRestored(ctx context.Context) { m.restored.Add(ctx, 1) }

@@ -94,10 +94,30 @@ func (s *Service) left(ctx context.Context, id string) ([]string, error) {
 		case err != nil:
 			return nil, fmt.Errorf("look for stream %s: %w", name, err)
 		case stream.CachedInfo().State.LastSeq > 0:
+			if only, err := onlyCopy(ctx, stream, id); err != nil || only {
+				if err != nil {
+					return nil, fmt.Errorf("look into stream %s: %w", name, err)
+				}
+				continue
+			}
 			left = append(left, name)
 		}
 	}
 	return left, nil
+}
+
+// onlyCopy tells whether a stream is a state bucket that has nothing but the copy of the record.
+func onlyCopy(ctx context.Context, stream jetstream.Stream, id string) (bool, error) {
+	bucket := checkpoint.Bucket(id)
+	if stream.CachedInfo().Config.Name != "KV_"+bucket {
+		return false, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter("$KV."+bucket+".>"))
+	if err != nil {
+		return false, err
+	}
+	_, held := info.State.Subjects["$KV."+bucket+"."+recordKey]
+	return held && len(info.State.Subjects) == 1, nil
 }
 
 // notOrphaned refuses an id whose earlier pipeline the registry has lost.

@@ -8,7 +8,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -46,6 +45,11 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 			return nil, err
 		}
 	}
+	// The registry may have lost a change that is not in the state bucket either: then this one must be beyond it.
+	seen, err := s.seenGeneration(ctx, now)
+	if err != nil {
+		return nil, stored(ctx, err)
+	}
 	change := func(rec *controlv1.PipelineRecord) (bool, error) {
 		if rec.Uid != now.Uid {
 			return false, codef(codes.Aborted, "pipeline %q was deleted and made anew meanwhile: try again", id)
@@ -59,7 +63,7 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 		if err := changingLanes(rec, c.spec.GetLanes()); err != nil {
 			return false, err
 		}
-		return c.apply(rec), nil
+		return c.apply(rec, seen), nil
 	}
 	if req.GetValidateOnly() {
 		_, err = change(now)
@@ -72,12 +76,12 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 	return &controlv1.UpdateResponse{Pipeline: now, Warnings: c.allWarnings()}, nil
 }
 
-// apply puts what was checked into a record and tells whether anything is different.
-func (c *checked) apply(rec *controlv1.PipelineRecord) bool {
+// apply puts what was checked into a record and tells whether anything is different. The record's generation is then beyond seen.
+func (c *checked) apply(rec *controlv1.PipelineRecord, seen uint64) bool {
 	guarantee := clickhouse.GuaranteeOf(c.table)
 	current := rec.Schemas[len(rec.Schemas)-1]
 	next := &controlv1.Schema{Revision: current.Revision, Columns: c.columns}
-	if proto.Equal(rec.Spec, c.spec) && proto.Equal(current, next) && proto.Equal(rec.Guarantee, guarantee) {
+	if proto.Equal(rec.Spec, c.spec) && proto.Equal(current, next) && proto.Equal(rec.Guarantee, guarantee) && rec.Generation >= seen {
 		return false
 	}
 	if !proto.Equal(current, next) {
@@ -88,7 +92,7 @@ func (c *checked) apply(rec *controlv1.PipelineRecord) bool {
 	changeLanes(rec, c.spec.GetLanes())
 	rec.Spec = proto.CloneOf(c.spec)
 	rec.Guarantee = guarantee
-	rec.Generation++
+	rec.Generation = max(rec.Generation, seen) + 1
 	return true
 }
 
@@ -104,7 +108,7 @@ func (s *Service) change(ctx context.Context, id string, f func(*controlv1.Pipel
 		if err != nil || !changed {
 			return rec, err
 		}
-		rec.UpdateTime = timestamppb.Now()
+		touch(rec)
 		_, err = s.registry.Update(ctx, rec, rev)
 		if err == nil {
 			return rec, nil

@@ -101,6 +101,7 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 	return fold.Run(ctx, c, fold.Options{
 		JS: d.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index,
 		Set: set, Before: before, Replaced: set != spec.CurrentLanes(record), Live: spec.LiveLanes(record), Same: lanes.Same(d.registry, record),
+		Generation: record.GetGeneration(), NotBehind: lanes.NotBehind(d.registry, record),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest},
 		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Dedup}, Outputs: c.outputs(),
 		Next:      stages[slices.Index(stages, stageName)+1],

@@ -38,6 +38,9 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	if err := s.sameLanes(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.notBehind(ctx, recovered.Body); err != nil {
+		return nil, err
+	}
 	dead, err := fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(source, number))
 	if err != nil {
 		return nil, err
@@ -46,6 +49,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	if err != nil {
 		return nil, err
 	}
+	pos.generation = s.rec.GetGeneration()
 	if number == 0 {
 		if err := s.takeGone(ctx, topic, partitions, at.id, sets); err != nil {
 			return nil, err

@@ -60,6 +60,15 @@ func (s laneSets) written(ever bool, settled *eventv1.IngestPosition) (from int,
 		"put a later copy of the log back, or delete the pipeline and create it anew", fencedlog.ErrTailLost, from, s.current.First)
 }
 
+// notBehind tells why this instance must not go on from a fence that was written by a later record than its own.
+func (s *session) notBehind(ctx context.Context, body []byte) error {
+	var settled eventv1.IngestPosition
+	if err := proto.Unmarshal(body, &settled); err != nil {
+		return fmt.Errorf("read the settled position: %w", err)
+	}
+	return lanes.NotBehind(s.service.registry, s.rec)(ctx, settled.GetGeneration())
+}
+
 // before is what lanes of the set before have beyond the position.
 type before struct {
 	first   int     // lane
@@ -148,6 +157,7 @@ func (s *session) takeGone(ctx context.Context, topic string, partitions int, id
 		if err != nil {
 			return err
 		}
+		pos.generation = s.rec.GetGeneration()
 		if err := settlePosition(ctx, writer, pos, topic, int32(number)); err != nil {
 			return err
 		}

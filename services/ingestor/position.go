@@ -72,7 +72,10 @@ type position struct {
 	dead     int64 // dead letters of records before it are in the dead-letter log
 	lettered int64 // behind the last dead letter that was ever in the log; 0: there was none
 	missing  lostLetters
-	fresh    bool // nothing is in the log yet for this incarnation of the topic
+	// generation of the pipeline's record.
+	generation uint64
+
+	fresh bool // nothing is in the log yet for this incarnation of the topic
 
 	rewinds   uint32 // see token
 	rewoundTo int64
@@ -224,7 +227,7 @@ func (p position) body(topic string, partition int32) ([]byte, error) {
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
 		LastRecordMs: p.lastRecord, SeenOffset: p.seen, LanesFrom: uint32(p.from),
-		LettersOffset: p.lettered,
+		LettersOffset: p.lettered, Generation: p.generation,
 	}
 	if p.before.highest() > p.next {
 		body.BeforeFrom, body.BeforeOffsets = uint32(p.before.first), p.before.offsets

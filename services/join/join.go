@@ -127,6 +127,7 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 	return fold.Run(ctx, c, fold.Options{
 		JS: j.deps.JS, Log: log, Unit: u, Pipeline: p.GetId(), Stage: stageName, Lane: index,
 		Set: set, Before: before, Replaced: set != spec.CurrentLanes(record), Live: spec.LiveLanes(record), Same: lanes.Same(j.registry, record),
+		Generation: record.GetGeneration(), NotBehind: lanes.NotBehind(j.registry, record),
 		Input:  fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Join}, Next: "sink",
 		SealAfter: c.sealAfter(),

@@ -63,15 +63,17 @@ type lane struct {
 	record   *controlv1.PipelineRecord
 	index    int
 	same     func(context.Context) (bool, error) // see lanes.Same
-	upstream fencedlog.Log
-	table    clickhouse.Name
-	layouts  map[uint64]*layout
-	inserter inserter
-	letters  *letters
-	tracer   trace.Tracer                 // may be nil
-	publish  func(*eventv1.Receipt) error // may be nil
-	trouble  trouble
-	pace     pace
+	// notBehind: see lanes.NotBehind.
+	notBehind func(ctx context.Context, seen uint64) error
+	upstream  fencedlog.Log
+	table     clickhouse.Name
+	layouts   map[uint64]*layout
+	inserter  inserter
+	letters   *letters
+	tracer    trace.Tracer                 // may be nil
+	publish   func(*eventv1.Receipt) error // may be nil
+	trouble   trouble
+	pace      pace
 
 	// The rest is owned by the goroutine of send.
 	kv    jetstream.KeyValue
@@ -132,6 +134,7 @@ func (l *lane) take(ctx context.Context) error {
 	l.kv, l.letters.options.Notes = kv, kv
 	// From here on the one before cannot begin another block.
 	l.pos = &position{
+		generation: l.record.GetGeneration(), notBehind: l.notBehind,
 		kv: kv, key: positionKey(l.index), owner: l.instance, uid: l.record.GetUid(), pace: l.pace, wait: l.trouble.sending, rewound: l.heal,
 	}
 	if err := l.pos.open(ctx); err != nil {

@@ -31,16 +31,19 @@ var errTaken = errors.New("another instance has taken the lane")
 // Every write is compare-and-set on the revision of the one before: an instance that lost the lane cannot write
 // any more, so it cannot begin a block either, since a block begins with a write.
 type position struct {
-	kv       jetstream.KeyValue
-	key      string
-	owner    string
-	session  string // of this opening: no other writes it
-	uid      string // of the pipeline
-	revision uint64
-	stored   *eventv1.SinkPosition // as it is in the bucket
-	pace     pace
-	wait     func(error)  // told why a write has to wait, and nil when it is through
-	rewound  func(string) // told that the bucket had lost its tail, and what was done
+	kv      jetstream.KeyValue
+	key     string
+	owner   string
+	session string // of this opening: no other writes it
+	uid     string // of the pipeline
+	// generation of its record; notBehind tells why one that the position notes forbids to go on. Nil: nothing does.
+	generation uint64
+	notBehind  func(ctx context.Context, seen uint64) error
+	revision   uint64
+	stored     *eventv1.SinkPosition // as it is in the bucket
+	pace       pace
+	wait       func(error)  // told why a write has to wait, and nil when it is through
+	rewound    func(string) // told that the bucket had lost its tail, and what was done
 }
 
 // positionKey is the key of a lane's position in the state bucket.
@@ -59,6 +62,11 @@ func (p *position) open(ctx context.Context) error {
 	p.stored = current
 	if current.GetClosed() { // the lane is of a set that the pipeline has no more: nobody writes it again
 		return nil
+	}
+	if p.notBehind != nil {
+		if err := p.notBehind(ctx, current.GetGeneration()); err != nil {
+			return err
+		}
 	}
 	// A crash after this leaves the position as it was, under another owner's name.
 	return p.write(ctx, proto.CloneOf(current))
@@ -86,6 +94,7 @@ func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
 // write makes next the lane's position. It returns once it is durable, or with errTaken, or when ctx ends.
 func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error {
 	next.Format, next.Owner, next.Session, next.PipelineUid = plainFormat, p.owner, p.session, p.uid
+	next.Generation = max(p.generation, next.GetGeneration())
 	if next.GetEpoch() > 0 {
 		next.Format = positionFormat
 	}

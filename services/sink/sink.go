@@ -93,7 +93,7 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
 		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff}, tracer: s.deps.Tracer,
-		same:    lanes.Same(s.registry, record),
+		same: lanes.Same(s.registry, record), notBehind: lanes.NotBehind(s.registry, record),
 		publish: func(r *eventv1.Receipt) error { return receipts.Publish(s.deps.NATS, p.GetId(), r) },
 	}
 	l.letters = &letters{
