@@ -73,6 +73,11 @@ func (l *lane) take(ctx context.Context) error {
 	if l.closed { // and its outputs are in the log
 		return l.over(m)
 	}
+	if l.Set.First > 0 && l.Before.Count == 0 && !l.inherited {
+		// The lanes before are retired, which they are not before this one has what it needs of them.
+		return fmt.Errorf("%s lost its tail: lane %d had taken over from the lanes before, and its checkpoint does not have that; put a later copy of the bucket back, "+
+			"or delete the pipeline and create it anew", checkpoint.Bucket(l.Pipeline), l.Lane)
+	}
 	if l.Letters != nil {
 		var last string
 		if l.letters, last, err = l.Letters(ctx); err != nil {

@@ -43,8 +43,12 @@ func changingLanes(rec *controlv1.PipelineRecord, lanes uint32) error {
 	if !ok || rec.GetSpec().GetLanes() == lanes {
 		return nil
 	}
-	return codef(codes.FailedPrecondition, "lanes: %d: the change from %d to %d lanes is not finished: the old ones still have something to write; try again when status no longer shows lanes %d to %d",
-		lanes, before.Count, rec.GetSpec().GetLanes(), before.First, before.First+before.Count-1)
+	why := "the old ones still have something to write; try again"
+	if rec.GetDesired() == controlv1.DesiredState_PAUSED {
+		why = "the pipeline is paused, and the old ones end when it reads on; resume it, and try again"
+	}
+	return codef(codes.FailedPrecondition, "lanes: %d: the change from %d to %d lanes is not finished: %s when status no longer shows lanes %d to %d",
+		lanes, before.Count, rec.GetSpec().GetLanes(), why, before.First, before.First+before.Count-1)
 }
 
 // retireLanes takes the set of lanes out of the record that another replaces, if it is drained.

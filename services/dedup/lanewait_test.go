@@ -89,6 +89,17 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	require.NotContains(t, fences, "0", "nor does it leave another fence")
 }
 
+// The bucket has lost what a lane had taken over, and the lanes before are gone: to begin with no keys would let through what they had seen.
+func TestALaneThatHasLostWhatItTookOver(t *testing.T) {
+	w := newWorld(t, time.Hour)
+	w.record.LaneSets = []*controlv1.LaneSet{{First: 1, Count: 1}}
+	w.producer("0", 1).send(1, 2, 3)
+	require.ErrorContains(t, w.run(t.Context(), newOwner(), 1), "sluice_p_state lost its tail")
+	last, err := fencedlog.LastOf(t.Context(), w.js, w.output, 1)
+	require.NoError(t, err)
+	require.Zero(t, last)
+}
+
 // settledIn is what the fence of an ingest writer says that has gone over to the set of lanes beginning with first.
 func settledIn(t *testing.T, first uint32) []byte {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -113,5 +114,39 @@ func TestChangeOfLanesWithFewerPartitions(t *testing.T) {
 		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
 		return err == nil && over
 	}, 2*time.Minute, 50*time.Millisecond, "all three writers have gone over")
+	i.quit(t)
+}
+
+// TestChangeOfLanesWhereRecordsAreGone: what a lane of before had read beyond the position has left the topic since, as compaction and the end of a tombstone's
+// time do it, and nothing comes after it. That does not keep the lanes of before open.
+func TestChangeOfLanesWhereRecordsAreGone(t *testing.T) {
+	w := newWorld(t, 1)
+	client, err := kgo.NewClient(kgo.SeedBrokers(w.kafka), kgo.TransactionalID("gone"), kgo.DefaultProduceTopic("events"))
+	require.NoError(t, err)
+	defer client.Close()
+	// No consumer sees these: they stand for what is gone.
+	require.NoError(t, client.BeginTransaction())
+	for range 3 {
+		require.NoError(t, client.ProduceSync(w.ctx, &kgo.Record{Value: []byte(`{"id":1}`)}).FirstErr())
+	}
+	require.NoError(t, client.EndTransaction(w.ctx, kgo.TryAbort))
+	topics, err := w.admin.ListTopics(w.ctx, "events")
+	require.NoError(t, err)
+	writer, _, err := fencedlog.Open(w.ctx, w.js, fencedlog.Log{Pipeline: "events", Stage: fencedlog.Ingest}, "0", fencedlog.Options{})
+	require.NoError(t, err)
+	_, err = writer.Append(w.ctx, 0, token(topics["events"].ID, 3, 0), []byte("a batch"))
+	require.NoError(t, err)
+	rec, rev, err := w.registry.Get(w.ctx, "events")
+	require.NoError(t, err)
+	count := rec.Spec.Lanes
+	rec.Generation, rec.Spec.Lanes = rec.Generation+1, 3
+	rec.LaneSets = []*controlv1.LaneSet{{First: 0, Count: count}, {First: count, Count: 3}}
+	_, err = w.registry.Update(w.ctx, rec, rev)
+	require.NoError(t, err)
+	i := w.start("a")
+	require.Eventually(t, func() bool {
+		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
+		return err == nil && over
+	}, time.Minute, 50*time.Millisecond)
 	i.quit(t)
 }

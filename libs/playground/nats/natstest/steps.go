@@ -13,8 +13,8 @@ import (
 // well. Which one it is, At says, counted from 0. Without Done it does not happen; it is reported as failed either way. All other steps happen as they should.
 type Steps struct {
 	jetstream.JetStream
-	At    int64
-	Done  bool
+	At   int64
+	Done bool
 	// Purges of streams come when it is time for one, and harm nobody but whom a test is about.
 	Purges bool
 	Crash  func() // told of the step before it is reported; nil: nobody
