@@ -130,11 +130,30 @@ func (p *Parser) eventTime(v jsonread.Value) (ms int64, reason string) {
 			return ms, ""
 		}
 	case jsonread.String:
-		if t, ok := parseInstant(p.textOf(v)); ok {
+		text := p.textOf(v)
+		if t, ok := parseInstant(text); ok {
 			return t.milliseconds(), ""
+		}
+		if ms, ok := quotedUnix(text); ok {
+			return ms, ""
 		}
 	}
 	return 0, "not a time: " + show(v) + ", expected RFC 3339, YYYY-MM-DD hh:mm:ss or a Unix time"
+}
+
+// quotedUnix reads a Unix time that was written as a text, as many do with integers that JavaScript would round. Only one of 2001 to
+// 2286 counts, whose seconds have ten digits: 20260131 and 20260131123456 are dates that somebody has written without signs.
+func quotedUnix(b []byte) (int64, bool) {
+	whole, after, point := bytes.Cut(b, []byte{'.'})
+	switch len(whole) {
+	case 10, 13, 16, 19:
+	default:
+		return 0, false
+	}
+	if whole[0] == '0' || digits(whole) < 0 || point && (len(after) == 0 || len(after) > 9 || digits(after) < 0) {
+		return 0, false
+	}
+	return unixMilliseconds(jsonread.Value{Kind: jsonread.Number, Raw: b})
 }
 
 // unixMilliseconds tells the unit of a Unix time by its size.
