@@ -193,7 +193,7 @@ func startOffsets(ctx context.Context, c *kafka.Cluster, source *controlv1.Kafka
 func (s *Service) askTable(ctx context.Context, sink *controlv1.ClickHouseSink) (side tableSide) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.ProbeTimeout)
 	defer cancel()
-	side.problems = settingsProblems(sink)
+	side.problems = settingsProblems(clickhouse.CheckSettings(sink.GetSettings()))
 	table, err := clickhouse.Describe(ctx, sink)
 	if err != nil {
 		problem, unreachable := refused(err)
@@ -203,6 +203,16 @@ func (s *Service) askTable(ctx context.Context, sink *controlv1.ClickHouseSink) 
 			side.problems = append(side.problems, problem)
 		}
 		return side
+	}
+	if len(side.problems) == 0 {
+		err = clickhouse.TrySettings(ctx, sink)
+	}
+	if err != nil {
+		if _, unreachable := refused(err); unreachable {
+			side.unreachable = append(side.unreachable, "ClickHouse cannot be asked: "+err.Error())
+			return side
+		}
+		side.problems = settingsProblems(err)
 	}
 	side.table = table
 	switch {
@@ -218,8 +228,7 @@ func (s *Service) askTable(ctx context.Context, sink *controlv1.ClickHouseSink) 
 	return side
 }
 
-func settingsProblems(sink *controlv1.ClickHouseSink) []spec.Problem {
-	err := clickhouse.CheckSettings(sink.GetSettings())
+func settingsProblems(err error) []spec.Problem {
 	if err == nil {
 		return nil
 	}

@@ -110,6 +110,28 @@ func TestCreateWithoutDedup(t *testing.T) {
 	require.ElementsMatch(t, []string{"sluice_orders_ingest", "sluice_orders_dlq", "sluice_orders_receipts", "KV_sluice_orders_state"}, s.streams("orders"))
 }
 
+// Settings that the server does not take would fail every insert.
+func TestSettingsAreTriedOnTheServer(t *testing.T) {
+	s := newSite(t)
+	s.topic("orders", 1, events(1)...)
+	s.sql(ordersTable)
+	pipeline := s.parse(orders)
+	pipeline.Sink.GetClickhouse().Settings = map[string]string{"max_threads": "2", "max_insert_block_sizes": "1000", "max_memory_usage": "plenty", "date_time_input_format": "best_effort"}
+	_, err := s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
+	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	var fields []string
+	for _, d := range status.Convert(err).Details() {
+		for _, v := range d.(*errdetails.BadRequest).FieldViolations {
+			fields = append(fields, v.Field)
+			require.Contains(t, v.Description, "correct or remove the setting")
+		}
+	}
+	require.Equal(t, []string{"sink.clickhouse.settings.max_insert_block_sizes", "sink.clickhouse.settings.max_memory_usage"}, fields)
+
+	pipeline.Sink.GetClickhouse().Settings = map[string]string{"max_threads": "2", "date_time_input_format": "best_effort"}
+	s.create(pipeline)
+}
+
 // TestEverythingWrong is what a user reads whose pipeline fits nothing.
 func TestEverythingWrong(t *testing.T) {
 	s := newSite(t)
