@@ -88,6 +88,9 @@ func TestCommands(t *testing.T) {
 	require.Contains(t, stdout, "pipelines:\n  - spec:\n")
 	stdout, _ = do(exitOK, "", "get", "p", "--spec")
 	do(exitOK, stdout, "apply", "-f", "-") // what get says can be applied
+	stdout, _ = do(exitOK, "", "get", "p", "--spec", "-o", "json")
+	require.True(t, json.Valid([]byte(stdout)), stdout)
+	do(exitOK, stdout, "apply", "-f", "-")
 	stdout, _ = do(exitOK, "", "get", "p", "-o", "json")
 	require.Contains(t, stdout, `"desired": "RUNNING"`)
 	stdout, _ = do(exitOK, "", "__complete", "status", "")

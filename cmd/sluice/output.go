@@ -69,6 +69,19 @@ func writeJSON(w io.Writer, f format, compact []byte) error {
 	return err
 }
 
+// yamlAsJSON prints a specification that was written for apply, which takes either.
+func yamlAsJSON(w io.Writer, text []byte) error {
+	var doc any
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return err
+	}
+	compact, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, "json", compact)
+}
+
 // block drops the flow style that JSON was read with.
 func block(n *yaml.Node) {
 	n.Style = 0

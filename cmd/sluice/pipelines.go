@@ -17,12 +17,12 @@ func getCommand(c *client) *cobra.Command {
 		Use:   "get ID",
 		Short: "Show a pipeline",
 		Long: `Show a pipeline: what it is for people, or the whole record with -o json or -o yaml.
-With --spec only the specification, as YAML for sluice apply.`,
+With --spec only the specification, for sluice apply: as YAML, or with -o json as JSON.`,
 		Args:              oneID,
 		ValidArgsFunction: c.complete,
 	}
 	out := formatFlag(cmd)
-	cmd.Flags().BoolVar(&specOnly, "spec", false, "only the specification, as YAML for apply")
+	cmd.Flags().BoolVar(&specOnly, "spec", false, "only the specification, for apply")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.do(cmd, func(ctx context.Context, api controlv1.PipelineServiceClient) error {
 			resp, err := api.Get(ctx, &controlv1.GetRequest{Id: args[0]})
@@ -36,6 +36,9 @@ With --spec only the specification, as YAML for sluice apply.`,
 			text, err := spec.Marshal(r.GetSpec())
 			if err != nil {
 				return err
+			}
+			if specOnly && *out == "json" {
+				return yamlAsJSON(w, text)
 			}
 			if specOnly {
 				_, err = w.Write(text)
