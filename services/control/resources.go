@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/grpc/codes"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/checkpoint"
@@ -46,6 +47,10 @@ func (s *Service) ensure(ctx context.Context, p *controlv1.Pipeline) error {
 		var api *jetstream.APIError
 		if errors.As(err, &api) && api.ErrorCode == storageExceeded {
 			err = fencedlog.Ensure(ctx, s.js, log, fencedlog.Limits{MaxBytes: smallLogBytes})
+		}
+		if errors.As(err, &api) && api.ErrorCode == storageExceeded {
+			return codef(codes.ResourceExhausted, "NATS cannot promise the %d MiB of storage that a log needs at least: give JetStream more "+
+				"(jetstream.max_file_store, or a larger disk), or delete a pipeline: %w", smallLogBytes>>20, err)
 		}
 		if err != nil {
 			return err
