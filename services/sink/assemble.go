@@ -22,6 +22,7 @@ type group struct {
 	natives []*native.Column // same order as columns
 	source  []int            // which column of the layout each is
 	account account
+	origins []batch.Origin // of a join's rows, where the assembler keeps them
 }
 
 // layout is a schema revision with its types parsed.
@@ -66,6 +67,8 @@ type assembler struct {
 	wires  [][]byte
 	masks  [][]byte
 	notes  []note // of the messages
+	// origins says that of a join's rows it is to be kept what they were made of.
+	origins bool
 }
 
 // maxSpare bounds the groups whose memory is kept, where events lack ever other columns.
@@ -79,6 +82,7 @@ func (a *assembler) reset() {
 			c.Reset()
 		}
 		g.Index, g.Rows = g.Index[:0], 0
+		g.origins = g.origins[:0]
 		g.account.reset()
 	}
 	if len(a.spare) < maxSpare {
@@ -119,6 +123,9 @@ func (a *assembler) add(v *batch.View, l *layout) error {
 		}
 		a.index(g, part)
 		g.account.add(v, part.Keep, g.Rows)
+		if a.origins {
+			g.origins = appendOrigins(g.origins, v, part.Keep)
+		}
 	}
 	a.count += v.Selected
 	return nil

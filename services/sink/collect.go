@@ -16,10 +16,11 @@ import (
 type filled struct {
 	plan   block.Plan
 	rows   *assembler
-	behind uint64   // messages of the lane behind the block, as far as was known when its last one was read
-	taken  snapshot // when the block is in
-	again  uint64   // rows that were left out, since they had been taken before
-	sent   func()   // tells the collector that the sender has done with the block
+	behind uint64                    // messages of the lane behind the block, as far as was known when its last one was read
+	taken  snapshot                  // when the block is in
+	joined map[string]*eventv1.Taken // what the join had taken by then; nil: nothing is said of that
+	again  uint64                    // rows that were left out, since they had been taken before
+	sent   func()                    // tells the collector that the sender has done with the block
 	// recovered: a block whose messages are lost. Its rows were found in others, so it covers nothing.
 	recovered bool
 }
@@ -32,6 +33,7 @@ type collector struct {
 	reader  *fencedlog.Reader
 	view    batch.View
 	sieve   *sieve
+	joined  *batch.Taken // see SinkPosition.joined
 	rows    *assembler
 	plan    *block.Plan
 	pending *eventv1.PendingBlock // the range to be sent again first; nil: none (any more)
@@ -43,7 +45,11 @@ type collector struct {
 
 func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.PendingBlock, free <-chan *assembler, blocks chan<- *filled) error {
 	bounds := l.record.GetSpec().GetBatch()
-	c := &collector{lane: l, free: free, plan: block.NewPlan(block.Bounds{
+	joined, err := batch.TakenOf(l.joined)
+	if err != nil {
+		return fmt.Errorf("the lane's position: %w", err)
+	}
+	c := &collector{lane: l, free: free, joined: joined, plan: block.NewPlan(block.Bounds{
 		Rows: int(bounds.GetRows()), Bytes: int(bounds.GetBytes()), MaxDelay: bounds.GetMaxDelay().AsDuration(),
 	})}
 	defer c.closeReader()
@@ -55,7 +61,6 @@ func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.Pendi
 		c.closeReader()
 		start.start, pending = upTo, nil
 	}
-	var err error
 	if c.sieve, err = newSieve(l.upstream, start.start, nil); err != nil {
 		return err
 	}
@@ -129,7 +134,11 @@ func (c *collector) emit(ctx context.Context, blocks chan<- *filled) error {
 		}
 		c.pending = nil
 	}
-	return c.hand(ctx, blocks, &filled{plan: *c.plan, taken: c.sieve.progress.snapshot()})
+	b := &filled{plan: *c.plan, taken: c.sieve.progress.snapshot()}
+	if c.sieve.progress.joined {
+		b.joined = c.joined.Proto()
+	}
+	return c.hand(ctx, blocks, b)
 }
 
 // hand hands on a block of the rows that there are.
@@ -243,6 +252,9 @@ func (c *collector) offer(msg *fencedlog.Message) (taken bool, err error) {
 		}
 	}
 	if err := c.sieve.progress.admit(msg, &c.view); err != nil {
+		return false, fail(err)
+	}
+	if err := joinTook(c.joined, &c.view); err != nil {
 		return false, fail(err)
 	}
 	c.again += uint64(again)

@@ -81,6 +81,9 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 		healed.Rows += b.again
 		l.healed = healed
 	}
+	if b.joined != nil {
+		l.joined = b.joined
+	}
 	if !b.recovered {
 		l.covered, l.coveredTime = b.plan.Last, b.plan.LastStored.UnixNano()
 		l.mark()

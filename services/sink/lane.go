@@ -87,11 +87,14 @@ type lane struct {
 	// of a block that is being taken apart those before its part_from.
 	ledger *ledger.Ledger
 	// taken says which records' rows are covered; what comes again after the log has lost its tail is told by it.
-	taken  snapshot
-	marks  []*eventv1.Mark // never changed in place
-	epoch  uint32          // fixed by take
-	healed *eventv1.Healing
-	told   []string // what was found since the lane was taken
+	taken snapshot
+	marks []*eventv1.Mark // never changed in place
+	epoch uint32          // fixed by take
+	// With a join, see SinkPosition: joined is never changed in place, seenOffsets are fixed by take.
+	joined      map[string]*eventv1.Taken
+	seenOffsets map[string]int64
+	healed      *eventv1.Healing
+	told        []string // what was found since the lane was taken
 	// connections is how often the connection to NATS had been made anew when the dead letters were last known to be there.
 	connections uint64
 	// suspicion is why rows that come next may be in the table; nil: they are not.
@@ -112,8 +115,9 @@ func (l *lane) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	blocks := make(chan *filled)     // unbuffered: one block is sent, the next is collected, none waits between
 	free := make(chan *assembler, 2) // their memory
-	free <- &assembler{}
-	free <- &assembler{}
+	for range cap(free) {
+		free <- &assembler{origins: l.suspicion != nil && l.suspicion.joined.any()}
+	}
 	start := l.origin()
 	pending := l.pos.stored.GetPending()
 	g.Go(func() error { return l.collect(ctx, start, pending, free, blocks) })
@@ -177,6 +181,7 @@ func (l *lane) restore(p *eventv1.SinkPosition) (err error) {
 	l.taken = snapshot{p.GetTaken(), p.GetPositions()}
 	l.marks, l.epoch, l.healed = p.GetMarks(), p.GetEpoch(), p.GetHealed()
 	l.letters.had = p.GetLetters()
+	l.joined, l.seenOffsets = p.GetJoined(), p.GetSeenOffsets()
 	if l.covered == 0 && len(l.marks) == 0 && p.GetPending() == nil {
 		l.marks = []*eventv1.Mark{{}} // see tracked
 	}
@@ -263,7 +268,7 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	err := l.pos.write(ctx, &eventv1.SinkPosition{
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
 		Ledger: l.ledgerProto(), Taken: l.taken.taken, Positions: l.taken.positions, Marks: l.marks, Epoch: l.epoch, Healed: l.healed,
-		Letters: l.letters.had,
+		Letters: l.letters.had, Joined: l.joined, SeenOffsets: l.seenOffsets,
 	})
 	if err == nil {
 		l.moved = false

@@ -32,8 +32,11 @@ type suspicion struct {
 	upTo uint64
 	// offsets, by partition, are where it had been read to before.
 	offsets map[int32]int64
-	found   uint64 // rows that were in the table
-	clean   bool   // none of the present block's is
+	// joined are those of a join's two sides. Its rows come again in any order, so that nobody can tell when the last of them has come: rows all of
+	// whose records are below are looked for as long as any come.
+	joined joinedOffsets
+	found  uint64 // rows that were in the table
+	clean  bool   // none of the present block's is
 }
 
 // suspect looks for a witness that the position was further once.
@@ -56,6 +59,10 @@ func (l *lane) suspect(ctx context.Context) error {
 		return err
 	}
 	if s.why == "" {
+		if s.joined.any() { // said before
+			s.why = "the store went back once"
+			l.suspicion = s
+		}
 		return nil
 	}
 	l.log.Warn("the lane's position was further once: what is in the table is left out", "lane", l.index, "reason", s.why)
@@ -67,67 +74,79 @@ func (l *lane) suspect(ctx context.Context) error {
 // reread looks whether the ingestor has found that its log had been further than it is, beyond what this lane has.
 func (l *lane) reread(ctx context.Context, s *suspicion) error {
 	p := l.record.GetSpec()
+	if p.GetJoin() != nil {
+		return l.rereadJoin(ctx, s)
+	}
 	have, err := batch.TakenOf(l.taken.taken)
 	if err != nil {
 		return err
 	}
-	ingest := fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest}
-	committed := l.committed(ctx)
-	// Only now: the ingestor writes down what it finds before the group's offset goes back.
-	fences, err := fencedlog.Fences(ctx, l.js, ingest)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil
-	}
+	fences, err := l.seen(ctx)
 	if err != nil {
 		return err
 	}
-	for writer, body := range fences {
-		var at eventv1.IngestPosition
-		if err := proto.Unmarshal(body, &at); err != nil {
-			return fmt.Errorf("fence of %s in %s: %w", writer, ingest.Stream(), err)
-		}
-		if offset := committed(at.GetTopic(), at.GetPartition()); offset > at.GetNextOffset() && offset > at.GetSeenOffset() {
-			at.SeenOffset = offset
-		}
+	for _, at := range fences {
 		if at.GetSeenOffset() == 0 || have.Next(at.GetPartition(), at.GetTopicId()) >= at.GetSeenOffset() {
 			continue
 		}
 		from := have.Next(at.GetPartition(), at.GetTopicId())
 		s.why = fmt.Sprintf("the store went back: partition %d of %s had been read up to offset %d, and lane %d has it up to %d",
 			at.GetPartition(), at.GetTopic(), at.GetSeenOffset()-1, l.index, from-1)
-		if p.GetJoin() != nil {
-			continue // in which order its rows come again nobody knows: there is no telling when it is over
-		}
 		s.offsets[at.GetPartition()] = at.GetSeenOffset()
 	}
-	switch {
-	case len(s.offsets) == 0 && s.why != "" && s.upTo == 0:
-		l.heal(s.why + "; if the position of the lane went back with it, rows of the join are in the table twice, which sluice verify tells")
-		l.log.Warn("the lane's position may have been further once", "lane", l.index, "reason", s.why)
-		s.why = ""
-	case len(s.offsets) > 0 && p.GetDedup() == nil:
+	if len(s.offsets) > 0 && p.GetDedup() == nil {
 		s.why += "; without dedup, a row that equals another in all columns counts as that"
 	}
 	return nil
 }
 
-// committed returns what the pipeline's groups have committed to Kafka, as far as that can be told within a while.
-func (l *lane) committed(ctx context.Context) func(topic string, partition int32) int64 {
+// seen returns the ingestor's positions by writer, with how far each had been before the log went back, as the fence or Kafka's group says.
+func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, error) {
+	ingest := fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
+	committed := l.committed(ctx)
+	// Only now: the ingestor writes down what it finds before the group's offset goes back.
+	fences, err := fencedlog.Fences(ctx, l.js, ingest)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]*eventv1.IngestPosition{}
+	for writer, body := range fences {
+		at := &eventv1.IngestPosition{}
+		if err := proto.Unmarshal(body, at); err != nil {
+			return nil, fmt.Errorf("fence of %s in %s: %w", writer, ingest.Stream(), err)
+		}
+		if offset := committed(writer); offset > at.GetNextOffset() && offset > at.GetSeenOffset() {
+			at.SeenOffset = offset
+		}
+		out[writer] = at
+	}
+	return out, nil
+}
+
+// committed returns what the pipeline's groups have committed to Kafka, by writer of the ingest log, as far as that can be told within a while.
+func (l *lane) committed(ctx context.Context) func(writer string) int64 {
 	ctx, cancel := context.WithTimeout(ctx, committedTimeout)
 	defer cancel()
-	found := map[string]map[int32]int64{}
+	found := map[string]int64{}
 	for _, b := range spec.Branches(l.record.GetSpec()) {
 		at := b.Spec.GetKafka()
 		cluster, err := kafka.Open(ctx, at, "sluice-sink-"+l.record.GetSpec().GetId())
 		if err == nil {
-			found[at.GetTopic()], err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic())
+			var offsets map[int32]int64
+			offsets, err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic())
 			cluster.Close()
+			for partition, offset := range offsets {
+				found[fencedlog.IngestWriter(b.Source, partition)] = offset
+			}
 		}
 		if err != nil {
 			l.log.Debug("what was committed to Kafka cannot be told", "topic", at.GetTopic(), "error", err)
 		}
 	}
-	return func(topic string, partition int32) int64 { return found[topic][partition] }
+	return func(writer string) int64 { return found[writer] }
 }
 
 // committedTimeout bounds what a lane waits for Kafka when it is taken: it works without.
@@ -138,7 +157,7 @@ func (s *suspicion) begin() { s.clean = true }
 
 // end is called when a block is done, and tells whether the suspicion is over.
 func (s *suspicion) end(first uint64, groups []*group) bool {
-	if !s.clean || first <= s.upTo {
+	if s.joined.any() || !s.clean || first <= s.upTo {
 		return false
 	}
 	for _, g := range groups {
@@ -149,6 +168,25 @@ func (s *suspicion) end(first uint64, groups []*group) bool {
 	return len(s.offsets) == 0
 }
 
+// absent asks the table which rows it does not hold, for as long as it takes.
+func (s *sending) absent(what clickhouse.Insert) (lacks []int, err error) {
+	w := s.lane.suspicion
+	for backoff := s.lane.pace.first; ; backoff = min(2*backoff, s.lane.pace.last) {
+		lacks, err = s.lane.inserter.Absent(s.working, what)
+		if err == nil {
+			s.lane.trouble.sending(nil)
+			return lacks, nil
+		}
+		if errors.Is(err, clickhouse.ErrCannotTell) {
+			return nil, fmt.Errorf("%s; which rows of sequences %d to %d are there cannot be told: %w", w.why, s.pending.GetFirstSequence(), s.pending.GetLastSequence(), err)
+		}
+		s.lane.trouble.sending(fmt.Errorf("%s: %w", w.why, err))
+		if err := s.pause(backoff); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // sift leaves in what is to be inserted those rows that the table does not hold. done: it holds all of them.
 func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doubt) (done bool, err error) {
 	w := s.lane.suspicion
@@ -156,21 +194,13 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 		w.clean, w.found = false, w.found+uint64(r.Rows())
 		return true, nil
 	}
-	var lacks []int
-	for backoff := s.lane.pace.first; ; backoff = min(2*backoff, s.lane.pace.last) {
-		lacks, err = s.lane.inserter.Absent(s.working, *what)
-		if err == nil {
-			break
-		}
-		if errors.Is(err, clickhouse.ErrCannotTell) {
-			return false, fmt.Errorf("%s; which rows of sequences %d to %d are there cannot be told: %w", w.why, s.pending.GetFirstSequence(), s.pending.GetLastSequence(), err)
-		}
-		s.lane.trouble.sending(fmt.Errorf("%s: %w", w.why, err))
-		if err := s.pause(backoff); err != nil {
-			return false, err
-		}
+	if w.joined.any() {
+		return s.siftJoined(g, r, what, d)
 	}
-	s.lane.trouble.sending(nil)
+	lacks, err := s.absent(*what)
+	if err != nil {
+		return false, err
+	}
 	found := r.Rows() - len(lacks)
 	if found == 0 {
 		return false, nil

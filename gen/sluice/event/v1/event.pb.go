@@ -2194,7 +2194,9 @@ type SinkPosition struct {
 	Generation uint64       `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
 	// With a join, by writer of the ingest log: IngestPosition.seen_offset of a store that was put back. A row that was made of records below these
 	// may be in the table.
-	SeenOffsets   map[string]int64 `protobuf:"bytes,42,rep,name=seen_offsets,json=seenOffsets,proto3" json:"seen_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	SeenOffsets map[string]int64 `protobuf:"bytes,42,rep,name=seen_offsets,json=seenOffsets,proto3" json:"seen_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// With a join: what the join had taken when it put out the last message that is covered. It tells whether this position went back with the store.
+	Joined        map[string]*Taken `protobuf:"bytes,43,rep,name=joined,proto3" json:"joined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2351,6 +2353,13 @@ func (x *SinkPosition) GetGeneration() uint64 {
 func (x *SinkPosition) GetSeenOffsets() map[string]int64 {
 	if x != nil {
 		return x.SeenOffsets
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetJoined() map[string]*Taken {
+	if x != nil {
+		return x.Joined
 	}
 	return nil
 }
@@ -3163,7 +3172,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\xf8\a\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\x8e\t\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -3185,7 +3194,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18) \x01(\x04R\n" +
 	"generation\x12Q\n" +
-	"\fseen_offsets\x18* \x03(\v2..sluice.event.v1.SinkPosition.SeenOffsetsEntryR\vseenOffsets\x1aP\n" +
+	"\fseen_offsets\x18* \x03(\v2..sluice.event.v1.SinkPosition.SeenOffsetsEntryR\vseenOffsets\x12A\n" +
+	"\x06joined\x18+ \x03(\v2).sluice.event.v1.SinkPosition.JoinedEntryR\x06joined\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
@@ -3195,7 +3205,10 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10SeenOffsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aQ\n" +
+	"\vJoinedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xde\x01\n" +
 	"\x06Ledger\x12G\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2'.sluice.event.v1.Ledger.PartitionsEntryR\n" +
@@ -3280,7 +3293,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3322,9 +3335,10 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	nil,                     // 37: sluice.event.v1.SinkPosition.TakenEntry
 	nil,                     // 38: sluice.event.v1.SinkPosition.PositionsEntry
 	nil,                     // 39: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 40: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 41: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 42: sluice.event.v1.PendingBlock.PositionsEntry
+	nil,                     // 40: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 41: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 42: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 43: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -3364,22 +3378,24 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	38, // 34: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
 	10, // 35: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
 	39, // 36: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	40, // 37: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	41, // 38: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	42, // 39: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	27, // 40: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	19, // 41: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 42: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 43: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 44: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	19, // 45: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	24, // 46: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	19, // 47: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	40, // 37: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	41, // 38: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	42, // 39: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	43, // 40: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	27, // 41: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	19, // 42: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 43: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 44: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 45: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	19, // 46: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	19, // 47: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	24, // 48: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	19, // 49: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3396,7 +3412,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
