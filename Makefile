@@ -45,15 +45,15 @@ parts: ## Install the real parts that the tests use, as far as this machine allo
 
 .PHONY: test
 test: parts build ## Run all tests
-	$(GO) test -timeout 20m $(ALL)
+	$(GO) test -timeout 60m $(ALL)
 
 .PHONY: test-race
 test-race: parts build ## Run the tests of libs and services with the race detector
-	$(GO) test -race -timeout 25m ./libs/... ./services/ingestor/... ./services/dedup/... ./services/join/... ./services/sink/... ./services/control/...
+	$(GO) test -race -timeout 60m ./libs/... ./services/ingestor/... ./services/dedup/... ./services/join/... ./services/sink/... ./services/control/...
 
 .PHONY: e2e
 e2e: parts build ## Run the end-to-end tests: processes, real Kafka, both ClickHouse engines
-	$(GO) test -count=1 -timeout 20m -v ./e2e/...
+	$(GO) test -count=1 -timeout 60m -v ./e2e/...
 
 FAULTS ?= 60
 SEED   ?= 0
@@ -70,7 +70,7 @@ e2e-chaos: parts build ## Kill, stop and cut everything while events flow; FAULT
 .PHONY: e2e-compose
 e2e-compose: parts ## Run compose.yaml on a Docker engine of the test's own: scale, kill, compare the rows
 	@tools/compose/install
-	SLUICE_COMPOSE=1 $(GO) test -count=1 -timeout 25m -v -run TestStack ./e2e/compose
+	SLUICE_COMPOSE=1 $(GO) test -count=1 -timeout 60m -v -run TestStack ./e2e/compose
 
 .PHONY: deploy-check
 deploy-check: ## Check compose.yaml as Compose reads it, and the Nomad jobs as Nomad does

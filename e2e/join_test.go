@@ -55,18 +55,18 @@ func (s *joinStack) process(name string) *stack.Process {
 // changeLanes gives a running pipeline so many lanes, as soon as an earlier change is finished.
 func (s *joinStack) changeLanes(t *testing.T, pipeline string, lanes int) {
 	t.Helper()
-	stack.Await(t, time.Minute, fmt.Sprintf("the pipeline takes %d lanes", lanes), func() (bool, any) {
+	stack.Await(t, 2*time.Minute, fmt.Sprintf("the pipeline takes %d lanes", lanes), func() (bool, any) {
 		r := s.Run(pipeline+fmt.Sprintf("lanes: %d\n", lanes), "apply", "-f", "-")
 		return r.Code == 0, r
 	})
 }
 
-// awaitRows waits until a table has at least n rows: rows of a join may have to wait for event time to go on.
-func awaitRows(t *testing.T, table *stack.Table, name string, n int) {
+// awaitRows waits until a pipeline's table has at least n rows: rows of a join may have to wait for event time to go on.
+func awaitRows(t *testing.T, cli *stack.CLI, table *stack.Table, pipeline, name string, n int) {
 	t.Helper()
-	stack.Await(t, 3*time.Minute, fmt.Sprintf("%d rows in %s", n, name), func() (bool, any) {
+	stack.Await(t, 5*time.Minute, fmt.Sprintf("%d rows in %s", n, name), func() (bool, any) {
 		have := table.Count(name)
-		return have >= n, have
+		return have >= n, stack.Later(func() string { return fmt.Sprintf("%d rows\n%s", have, cli.Run("", "status", pipeline).Stdout) })
 	})
 }
 
@@ -146,8 +146,8 @@ sink: {clickhouse: {addr: ["%[2]s"], table: starts}}
 		}
 	}
 	left.Flush()
-	awaitRows(t, table, "starts", len(want))
-	s.Wait("starts", time.Minute)
+	awaitRows(t, s.CLI, table, "starts", "starts", len(want))
+	s.Wait("starts", 2*time.Minute)
 	requireRows(t, want, table.Rows("SELECT n, origin, destination, delay, name, assumeNotNull(city), lat FROM starts"))
 	status := s.Status("starts")
 	require.Zero(t, status.DeadLetters)
@@ -267,8 +267,8 @@ sink: {clickhouse: {addr: ["%[2]s"], table: delayed}}
 	}
 	left.Flush()
 	right.Flush()
-	awaitRows(t, table, "delayed", len(want))
-	s.Wait("delayed", time.Minute)
+	awaitRows(t, s.CLI, table, "delayed", "delayed", len(want))
+	s.Wait("delayed", 2*time.Minute)
 	query := "SELECT id, origin, distance, ifNull(toInt64(seq), -1), minutes, note FROM delayed"
 	requireRows(t, want, table.Rows(query))
 	require.Empty(t, s.DeadLetters("delayed"))
@@ -280,7 +280,7 @@ sink: {clickhouse: {addr: ["%[2]s"], table: delayed}}
 	left.Flush()
 	right.Flush()
 	var letters []stack.DeadLetter
-	stack.Await(t, time.Minute, "two dead letters", func() (bool, any) {
+	stack.Await(t, 2*time.Minute, "two dead letters", func() (bool, any) {
 		letters = s.DeadLetters("delayed")
 		return len(letters) >= 2, letters
 	})

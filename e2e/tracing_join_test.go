@@ -118,14 +118,14 @@ lanes: 2
 	orderSpan := waiting(order, orderParent, "orders")
 	require.Empty(t, orderSpan.Links)
 	user, userParent := send("users", 0, 0xb1, `{"user":7,"name":"Ada"}`)
-	awaitRows(t, table, "matched", 1)
+	awaitRows(t, s.CLI, table, "matched", "matched", 1)
 	completed(user, userParent, "users", orderSpan)
 
 	// The other way round: the right row waits.
 	user2, user2Parent := send("users", 1, 0xb2, `{"user":8,"name":"Bo"}`)
 	userSpan := waiting(user2, user2Parent, "users")
 	order2, order2Parent := send("orders", 0, 0xa2, `{"id":2,"user":8}`)
-	awaitRows(t, table, "matched", 2)
+	awaitRows(t, s.CLI, table, "matched", "matched", 2)
 	completed(order2, order2Parent, "orders", userSpan)
 
 	rows := table.Rows("SELECT id, user, name FROM matched ORDER BY id")
@@ -136,7 +136,7 @@ lanes: 2
 		send("orders", 1, 0xa4, `{"id":1,"user":7}`)
 		send("orders", 0, 0xa5, `{"id":5,"user":99}`)
 		send("users", 0, 0xb5, `{"user":7,"name":"Ada again"}`)
-		awaitRows(t, table, "matched", 3)
+		awaitRows(t, s.CLI, table, "matched", "matched", 3)
 		s.Wait("matched", 2*time.Minute)
 		trace := func(args ...string) string { return s.Do(append([]string{"trace", "matched"}, args...)...) }
 		check := func(when string) {
@@ -214,7 +214,7 @@ lanes: 1
 		at := byName(t, jaeger, user, "process users", "process sluice_looked_ingest")["process sluice_looked_ingest"]
 		require.NotEqual(t, userParent, at.Parent)
 		order, orderParent := send("orders", 1, 0xa3, `{"id":3,"user":9}`)
-		awaitRows(t, table, "looked", 1)
+		awaitRows(t, s.CLI, table, "looked", "looked", 1)
 		way := []wayStep{
 			{"sluice-join", "process sluice_looked_ingest", "consumer"},
 			{"sluice-sink", "process sluice_looked_join", "consumer"},

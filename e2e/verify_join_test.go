@@ -55,7 +55,7 @@ batch: {max_delay: 50ms}
 		s.WaitReady(name)
 	}
 	produce(orders/2, orders)
-	awaitRows(t, table, "enriched", orders)
+	awaitRows(t, s.CLI, table, "events", "enriched", orders)
 	s.Wait("events", 2*time.Minute)
 
 	var v verdict

@@ -24,3 +24,8 @@ func Await(t testing.TB, within time.Duration, what string, look func() (ok bool
 		}
 	}
 }
+
+// Later is what is looked up only when there is something to tell.
+type Later func() string
+
+func (l Later) String() string { return l() }
