@@ -168,7 +168,7 @@ batch: {max_delay: 50ms}
 	settled("pairs", 5)
 	p.send(100)
 
-	awaitRows(t, table, "pairs", len(p.want))
+	awaitRows(t, s.CLI, table, "pairs", "pairs", len(p.want))
 	for id := range specs {
 		s.Wait(id, stack.Up)
 		s.Calm(id)
