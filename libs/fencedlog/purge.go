@@ -73,15 +73,19 @@ func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) erro
 
 // Retire removes the fences of writers that append no more, so that no purge has to look at them. Whoever still believes to be one of them appends nothing any
 // more: its fence is not there. The log's last message stays until another is behind it, so that the log ends where it did.
-func Retire(ctx context.Context, js jetstream.JetStream, l Log, writers []string) error {
+//
+// As with Purge only what lies before the stream sequence keep is removed, or the log would begin behind what a reader wants next. done tells whether
+// nothing was left for that reason.
+func Retire(ctx context.Context, js jetstream.JetStream, l Log, writers []string, keep uint64) (done bool, err error) {
 	stream, err := js.Stream(ctx, l.Stream())
 	if err != nil {
-		return fmt.Errorf("retire writers of %s: %w", l.Stream(), err)
+		return false, fmt.Errorf("retire writers of %s: %w", l.Stream(), err)
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.fenceFilter()))
 	if err != nil {
-		return fmt.Errorf("retire writers of %s: list fences: %w", l.Stream(), err)
+		return false, fmt.Errorf("retire writers of %s: list fences: %w", l.Stream(), err)
 	}
+	done = true
 	for _, writer := range writers {
 		subject := l.fence(writer)
 		if info.State.Subjects[subject] == 0 {
@@ -92,14 +96,18 @@ func Retire(ctx context.Context, js jetstream.JetStream, l Log, writers []string
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("retire writer %s of %s: read its fence: %w", writer, l.Stream(), err)
+			return false, fmt.Errorf("retire writer %s of %s: read its fence: %w", writer, l.Stream(), err)
 		}
 		if msg.Sequence >= info.State.LastSeq {
 			continue
 		}
+		if msg.Sequence >= keep {
+			done = false
+			continue
+		}
 		if err := stream.Purge(ctx, jetstream.WithPurgeSubject(subject)); err != nil {
-			return fmt.Errorf("retire writer %s of %s: %w", writer, l.Stream(), err)
+			return false, fmt.Errorf("retire writer %s of %s: %w", writer, l.Stream(), err)
 		}
 	}
-	return nil
+	return done, nil
 }

@@ -88,35 +88,37 @@ func (s *Service) look(ctx context.Context, picture map[string]*controlv1.Pipeli
 		if kept[rec.Uid] == rec.Generation {
 			continue
 		}
-		err := s.complete(ctx, id, rec.Uid)
+		done, err := s.complete(ctx, id, rec.Uid)
 		s.tell(ctx, id, "streams and bucket", err)
 		if err != nil {
 			well = false
 			continue
 		}
-		kept[rec.Uid] = rec.Generation
+		if done {
+			kept[rec.Uid] = rec.Generation
+		}
 	}
 	return deletions.Wait() == nil && well
 }
 
-// complete makes what a pipeline lacks, unless it was deleted since the picture was taken.
-func (s *Service) complete(ctx context.Context, id, uid string) error {
+// complete makes what a pipeline lacks, unless it was deleted since the picture was taken. done is false when there is more to do later.
+func (s *Service) complete(ctx context.Context, id, uid string) (done bool, err error) {
 	unlock, err := s.locks.lock(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	rec, _, err := s.registry.Get(ctx, id)
 	switch {
 	case errors.Is(err, registry.ErrNotFound):
-		return nil
+		return true, nil
 	case err != nil:
-		return err
+		return false, err
 	case rec.Uid != uid || rec.Desired == controlv1.DesiredState_DELETING:
-		return nil
+		return true, nil
 	}
 	if err := s.ensure(ctx, rec.Spec); err != nil {
-		return err
+		return false, err
 	}
 	return s.emptyLanes(ctx, rec)
 }

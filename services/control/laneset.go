@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 
@@ -163,15 +164,15 @@ func positionOf(ctx context.Context, kv jetstream.KeyValue, lane int) (*eventv1.
 }
 
 // emptyLanes removes the state of lanes that the record no longer has, and their fences. What they have counted stays, for the audit. It may be done any
-// number of times.
-func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord) error {
+// number of times; done is false as long as fences are left that a reader has yet to pass.
+func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord) (done bool, err error) {
 	p, live := rec.GetSpec(), spec.LiveLanes(rec)
 	if len(spec.EveryLane(rec)) == len(live) {
-		return nil
+		return true, nil
 	}
 	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
 	if err != nil {
-		return fmt.Errorf("open the state bucket: %w", err)
+		return false, fmt.Errorf("open the state bucket: %w", err)
 	}
 	stages := spec.Stages(p)
 	var gone []string // writers of the stages' logs are named by their lanes
@@ -182,12 +183,12 @@ func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord)
 		gone = append(gone, strconv.Itoa(lane))
 		for _, stage := range stages[1 : len(stages)-1] {
 			if err := checkpoint.Retire(ctx, checkpoint.Config{JS: s.js, Pipeline: p.GetId(), Stage: stage, Lane: lane}); err != nil {
-				return err
+				return false, err
 			}
 		}
 		position, rev, err := positionOf(ctx, kv, lane)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if rev == 0 || position.GetClosed() {
 			continue
@@ -196,17 +197,40 @@ func (s *Service) emptyLanes(ctx context.Context, rec *controlv1.PipelineRecord)
 		position.Closed, position.Owner, position.Session = true, "control", rand.Text()
 		value, err := proto.Marshal(position)
 		if err != nil {
-			return fmt.Errorf("encode position %s: %w", checkpoint.PositionKey(lane), err)
+			return false, fmt.Errorf("encode position %s: %w", checkpoint.PositionKey(lane), err)
 		}
 		if _, err := kv.Update(ctx, checkpoint.PositionKey(lane), value, rev); err != nil {
-			return fmt.Errorf("close position %s: %w", checkpoint.PositionKey(lane), err)
+			return false, fmt.Errorf("close position %s: %w", checkpoint.PositionKey(lane), err)
 		}
 	}
 	// Only now: a lane whose fence is gone and that does not say that it is retired would look as if its log had lost its tail.
-	for _, stage := range stages[1 : len(stages)-1] {
-		if err := fencedlog.Retire(ctx, s.js, fencedlog.Log{Pipeline: p.GetId(), Stage: stage}, gone); err != nil {
-			return err
+	done = true
+	for i, stage := range stages[1 : len(stages)-1] {
+		read, err := s.readBy(ctx, p.GetId(), stages[i+2], live)
+		if err != nil {
+			return false, err
 		}
+		all, err := fencedlog.Retire(ctx, s.js, fencedlog.Log{Pipeline: p.GetId(), Stage: stage}, gone, read)
+		if err != nil {
+			return false, err
+		}
+		done = done && all
 	}
-	return nil
+	return done, nil
+}
+
+// readBy tells up to where every lane of a stage has read its log for good.
+func (s *Service) readBy(ctx context.Context, pipeline, stage string, lanes []int) (uint64, error) {
+	if stage != spec.StageSink {
+		return checkpoint.Lowest(ctx, s.js, pipeline, stage, lanes)
+	}
+	lowest := uint64(math.MaxUint64)
+	for _, lane := range lanes {
+		r, err := checkpoint.ReachedBy(ctx, s.js, pipeline, stage, lane)
+		if err != nil {
+			return 0, err
+		}
+		lowest = min(lowest, r.Sequence)
+	}
+	return lowest, nil
 }

@@ -72,7 +72,7 @@ func newRetiring(t *testing.T) *retiring {
 				_, err = w.Append(ctx, lane, "1", []byte("rows"))
 				require.NoError(t, err)
 			}
-			m := &eventv1.Manifest{Closed: lane < 4, Inherited: lane >= 2, CoveredSequence: 1, Core: []byte("core")}
+			m := &eventv1.Manifest{Closed: lane < 4, Inherited: lane >= 2, CoveredSequence: 1000, Core: []byte("core")}
 			if n := uint64(lane); stage == fencedlog.Dedup {
 				m.Tally = &eventv1.Tally{Records: 10 + n, Rows: 8 + n, Duplicates: 2}
 			} else {
@@ -269,4 +269,41 @@ func (r *retiring) right(want map[string]*eventv1.Tally, what string) {
 	}
 	_, err = r.zombie.Append(ctx, 2, "2", []byte("from a zombie"))
 	require.ErrorIs(t, err, fencedlog.ErrFenced, what)
+}
+
+// TestFencesStayUntilTheyAreRead: a lane that has read nothing reads on from where the log begins, and must find that beginning whenever it comes.
+func TestFencesStayUntilTheyAreRead(t *testing.T) {
+	r := newRetiring(t)
+	ctx, log := t.Context(), fencedlog.Log{Pipeline: "p", Stage: fencedlog.Dedup}
+	rec, _, err := r.reg.Get(ctx, "p")
+	require.NoError(t, err)
+	rec.LaneSets = []*controlv1.LaneSet{{First: 4, Count: 3}}
+	covers := func(sequence uint64) {
+		state, m, err := checkpoint.Open(ctx, checkpoint.Config{JS: r.js, Pipeline: "p", Stage: fencedlog.Join, Lane: 4})
+		require.NoError(t, err)
+		m.CoveredSequence, m.Earlier = sequence, nil
+		require.NoError(t, state.Save(ctx, m, nil))
+		reader, err := fencedlog.OpenReader(ctx, r.js, log, 4, sequence+1)
+		require.NoError(t, err, "it has read up to %d", sequence)
+		reader.Close()
+	}
+	covers(0)
+	s := r.service(r.js, r.reg)
+	done, err := s.emptyLanes(ctx, rec)
+	require.NoError(t, err)
+	require.False(t, done)
+	covers(0)
+	fences, err := fencedlog.Fences(ctx, r.js, log)
+	require.NoError(t, err)
+	require.Len(t, fences, 7)
+
+	_, last, err := fencedlog.Bounds(ctx, r.js, log)
+	require.NoError(t, err)
+	covers(last)
+	done, err = s.emptyLanes(ctx, rec)
+	require.NoError(t, err)
+	require.True(t, done)
+	fences, err = fencedlog.Fences(ctx, r.js, log)
+	require.NoError(t, err)
+	require.Len(t, fences, 3)
 }

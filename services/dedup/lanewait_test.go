@@ -2,6 +2,7 @@ package dedup
 
 import (
 	"context"
+	"math"
 	"testing"
 	"time"
 
@@ -74,7 +75,9 @@ func TestALaneThatWaitsForThoseBeforeIsKilled(t *testing.T) {
 	_, err = other.Append(t.Context(), 1, "end", nil)
 	require.NoError(t, err)
 	require.NoError(t, checkpoint.Retire(t.Context(), checkpoint.Config{JS: w.js, Pipeline: "p", Stage: stageName, Lane: 0}))
-	require.NoError(t, fencedlog.Retire(t.Context(), w.js, w.output, []string{"0"}))
+	done, err := fencedlog.Retire(t.Context(), w.js, w.output, []string{"0"}, math.MaxUint64)
+	require.NoError(t, err)
+	require.True(t, done)
 	_, err = zombie.Append(t.Context(), 0, "9", nil)
 	require.ErrorIs(t, err, fencedlog.ErrFenced)
 	retired := newOwner()
