@@ -50,6 +50,11 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		return nil, err
 	}
 	pos.generation = s.rec.GetGeneration()
+	if pos.changed {
+		if err := s.intact(ctx, sets); err != nil {
+			return nil, err
+		}
+	}
 	if number == 0 {
 		if err := s.takeGone(ctx, topic, partitions, at.id, sets); err != nil {
 			return nil, err

@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 	"sluice/libs/rows"
@@ -125,6 +128,36 @@ func (s *session) sameLanes(ctx context.Context) error {
 	return err
 }
 
+// intact makes sure, before a writer goes over, that the log still has what the lanes of the set before have read. What it has lost of that would be read from
+// Kafka again, and go into new lanes, where nobody knows which of it was taken. The stage may make good for it by itself, and then this passes; else the
+// writer waits for good, as those lanes do. It need not where the keys of all that was taken are known to the new lanes.
+func (s *session) intact(ctx context.Context, sets laneSets) error {
+	p := s.rec.GetSpec()
+	js, log, stage := s.service.deps.JS, fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Ingest}, spec.Stages(p)[1]
+	if stage == spec.StageSink {
+		return nil // it looks what is in the table: ADR 11
+	}
+	left, open, err := checkpoint.LeftBy(ctx, checkpoint.Config{JS: js, Pipeline: p.GetId(), Stage: stage}, sets.before.Lanes())
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return nil // nobody has read anything
+	}
+	if err != nil {
+		return err
+	}
+	forgetful := func(b spec.Branch) bool { return b.Dedup == nil }
+	if len(open) == 0 && !slices.ContainsFunc(spec.Branches(p), forgetful) {
+		return nil
+	}
+	var marks []fencedlog.Mark
+	for _, m := range left.Manifests() {
+		marks = append(marks, fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())})
+	}
+	if err := fencedlog.VerifyAll(ctx, js, log, marks); err != nil {
+		return fmt.Errorf("while the lanes are changed: %w; if this stays so, put a later copy of the log back, or delete the pipeline and create it anew", err)
+	}
+	return nil
+}
+
 // takeGone takes the writers of partitions that the topic does not have (any more) over to the current set: nobody else would, and as long as one has not gone
 // over the set before is not drained. It is the task of whoever has partition 0.
 func (s *session) takeGone(ctx context.Context, topic string, partitions int, id topicID, sets laneSets) error {
@@ -144,6 +177,9 @@ func (s *session) takeGone(ctx context.Context, topic string, partitions int, id
 		var settled eventv1.IngestPosition
 		if proto.Unmarshal(body, &settled) == nil && int(settled.GetLanesFrom()) == sets.current.First {
 			continue
+		}
+		if err := s.intact(ctx, sets); err != nil {
+			return err
 		}
 		// As in a claim: should it be there after all, whoever claims it finds what its lanes have.
 		writer, recovered, err := fencedlog.Open(ctx, js, log, name, fencedlog.Options{Lanes: sets.lanes()})

@@ -1,15 +1,18 @@
 package ingestor
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/fold"
 	"sluice/libs/rows"
@@ -114,6 +117,52 @@ func TestChangeOfLanesWithFewerPartitions(t *testing.T) {
 		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
 		return err == nil && over
 	}, 2*time.Minute, 50*time.Millisecond, "all three writers have gone over")
+	i.quit(t)
+}
+
+// TestChangeOfLanesInALogThatHasLostItsTail: what lanes of before have read is not in the log any more. It does not go into the new lanes, which would take it
+// again, until those before have made good for it, or are closed and their keys known.
+func TestChangeOfLanesInALogThatHasLostItsTail(t *testing.T) {
+	w := newWorld(t, 1)
+	w.produce(0, event(1), event(2))
+	_, err := w.js.CreateKeyValue(w.ctx, jetstream.KeyValueConfig{Bucket: checkpoint.Bucket("events")})
+	require.NoError(t, err)
+	lane, m, err := checkpoint.Open(w.ctx, checkpoint.Config{JS: w.js, Pipeline: "events", Stage: spec.StageDedup})
+	require.NoError(t, err)
+	read := proto.CloneOf(m)
+	read.CoveredSequence, read.CoveredTimeNs = 100, time.Now().UnixNano()
+	require.NoError(t, lane.Save(w.ctx, read, nil))
+	rec, rev, err := w.registry.Get(w.ctx, "events")
+	require.NoError(t, err)
+	rec.Generation, rec.Spec.Lanes = rec.Generation+1, 3
+	rec.LaneSets = []*controlv1.LaneSet{{First: 0, Count: 1}, {First: 1, Count: 3}}
+	_, err = w.registry.Update(w.ctx, rec, rev)
+	require.NoError(t, err)
+	i := w.start("a")
+	over := func() bool {
+		over, err := fold.IngestOver(w.ctx, w.js, "events", 0)
+		fences, listed := fencedlog.Fences(w.ctx, w.js, fencedlog.Log{Pipeline: "events", Stage: fencedlog.Ingest})
+		return err == nil && listed == nil && over && len(fences) > 0
+	}
+	require.Eventually(t, func() bool {
+		units, err := w.registry.Statuses(w.ctx, "events")
+		require.NoError(t, err)
+		for _, u := range units {
+			if strings.Contains(u.GetLastError(), "lost its tail") {
+				return true
+			}
+		}
+		return false
+	}, time.Minute, 20*time.Millisecond)
+	require.False(t, over())
+	for lane := range 4 {
+		last, err := fencedlog.LastOf(w.ctx, w.js, fencedlog.Log{Pipeline: "events", Stage: fencedlog.Ingest}, lane)
+		require.NoError(t, err)
+		require.Zero(t, last)
+	}
+	read.Closed = true
+	require.NoError(t, lane.Save(w.ctx, read, nil))
+	require.Eventually(t, over, time.Minute, 20*time.Millisecond)
 	i.quit(t)
 }
 
