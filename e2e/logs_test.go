@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,18 +15,28 @@ import (
 	"sluice/e2e/internal/stack"
 )
 
-// TestLogs counts the lines of all services: while all is well there are none, an outage is told in a few, however often something is tried
-// meanwhile, and a process that is killed costs those of its start.
+// TestLogs counts the lines of all services, with a pipeline that drops duplicates and one with a join: while all is well there are none, an
+// outage is told in a few, however often something is tried meanwhile, and a process that is killed costs those of its start.
 func TestLogs(t *testing.T) {
 	const outage = 15 * time.Second // many times the pause between two attempts
 	sluice, addr := filepath.Join(bin(t), "sluice"), stack.FreeAddrs(t, 1)[0]
 	kafka := stack.NewProcess(t, "kafka", sluice, []string{"dev", "kafka", "--listen", addr}, nil)
 	kafka.Start()
 	stack.WaitListen(t, addr)
-	s := stack.Run(t, bin(t))
+	jaeger := stack.StartJaeger(t)
+	s := stack.Run(t, bin(t), "OTEL_EXPORTER_OTLP_ENDPOINT="+jaeger.Endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc")
+	services := append(slices.Clone(stack.Services), "join")
+	s.Scale("join", "join")
 	table := stack.OpenSQL(t, s.ClickHouseAddr)
-	table.Exec(`CREATE TABLE events (id UInt32) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000`)
+	for _, name := range []string{"events", "named"} {
+		table.Exec(`CREATE TABLE ` + name + ` (id UInt32, name String DEFAULT '') ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 1000`)
+	}
 	producer := stack.NewProducer(t, addr, "events", 2)
+	names := stack.NewProducer(t, addr, "names", 2)
+	for i := range 10 {
+		names.Send(int32(i%2), nil, fmt.Appendf(nil, `{"one":%d,"name":"name %d"}`, i, i))
+	}
+	names.Flush()
 	s.Apply(fmt.Sprintf(`
 id: events
 source: {kafka: {brokers: ["%s"], topic: events}}
@@ -34,13 +45,30 @@ sink: {clickhouse: {addr: ["%s"], table: events}}
 batch: {max_delay: 20ms}
 lanes: 2
 `, addr, s.ClickHouseAddr))
+	s.Apply(fmt.Sprintf(`
+id: named
+sources:
+  events: {kafka: {brokers: ["%[1]s"], topic: events}, dedup: {key: [id], window: 1h}}
+  names: {kafka: {brokers: ["%[1]s"], topic: names}}
+join: {left: events, right: names, on: [{left: one, right: one}], window: 1h}
+sink: {clickhouse: {addr: ["%[2]s"], table: named}}
+batch: {max_delay: 20ms}
+lanes: 2
+`, addr, s.ClickHouseAddr))
 	id := 0
 	send := func(n int) {
 		for range n {
 			id++
-			producer.Send(int32(id%2), nil, fmt.Appendf(nil, `{"id":%d}`, id))
+			producer.Send(int32(id%2), nil, fmt.Appendf(nil, `{"id":%d,"one":%d}`, id, id%10))
 		}
 		producer.Flush()
+	}
+	settled := func() {
+		t.Helper()
+		for _, name := range []string{"events", "named"} {
+			s.Wait(name, 2*stack.Up)
+			require.Equal(t, id, table.Count(name), name)
+		}
 	}
 	// during is what the services print while events flow for some time.
 	read := map[string]int{}
@@ -50,7 +78,7 @@ lanes: 2
 			flow()
 		}
 		lines := map[string][]string{}
-		for _, name := range stack.Services {
+		for _, name := range services {
 			text := s.Service(name).Log()
 			for line := range strings.Lines(text[read[name]:]) {
 				lines[name] = append(lines[name], line)
@@ -62,7 +90,7 @@ lanes: 2
 	flow := func() { send(20) }
 	none := func() {}
 	send(100)
-	s.Wait("events", stack.Up)
+	settled()
 	start := during(0, none)
 	for name, lines := range start {
 		require.Less(t, len(lines), 12, "%s starts: %s", name, lines)
@@ -93,19 +121,31 @@ lanes: 2
 	send(100)
 	few("ClickHouse is away", "sink")
 	s.ClickHouse.Start()
-	s.Wait("events", 2*stack.Up)
+	settled()
 	few("ClickHouse is back", "sink")
+	require.Regexp(t, `"the lane waits".* trace_id=[0-9a-f]{32}`, s.Service("sink").Log(), "the trace of the block that waits")
 
-	s.Service("sink").Kill()
+	s.NATS.Kill()
 	send(100)
-	s.Service("sink").Start()
-	s.Wait("events", 2*stack.Up)
-	require.Equal(t, id, table.Count("events"))
-	during(0, none)
+	few("NATS is away", services...)
+	s.NATS.Start()
+	settled()
+	few("NATS is back", services...)
+
+	for _, name := range []string{"sink", "join"} {
+		s.Service(name).Kill()
+		send(100)
+		s.Service(name).Start()
+	}
+	settled()
+	for name, lines := range during(0, none) {
+		require.Less(t, len(lines), 12, "%s, others start: %s", name, lines)
+	}
 
 	kafka.Kill()
 	few("Kafka is away", "ingestor")
-	for _, name := range stack.Services {
+	for _, name := range services {
 		require.NotContains(t, s.Service(name).Log(), `"id":`, "an event is in the log")
+		require.NotContains(t, s.Service(name).Log(), "outbound buffer", "the client's words for a connection that is away")
 	}
 }

@@ -10,11 +10,13 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/registry"
 )
 
 // Lane is a lane that this instance owns, as its Func sees it.
@@ -33,6 +35,7 @@ type Lane struct {
 	mu     sync.Mutex
 	status *stagev1.UnitStatus // guarded by mu
 	dirty  bool                // guarded by mu: not published since it changed
+	span   trace.SpanContext   // guarded by mu: what it works in
 
 	pubMu     sync.Mutex // held while publishing, so that nothing is published after close
 	published time.Time  // guarded by pubMu
@@ -74,6 +77,7 @@ func (l *Lane) Report(change func(*stagev1.UnitStatus)) {
 	}
 	lastError := s.LastError
 	change(s)
+	s.LastError = registry.Reason(s.LastError)
 	s.Pipeline, s.PipelineUid, s.Stage, s.Unit, s.Owner = who.Pipeline, who.PipelineUid, who.Stage, who.Unit, who.Owner
 	if s.Condition == condition && (s.Position != position || !proto.Equal(s.Tally, tally)) {
 		s.Condition = stagev1.UnitStatus_RUNNING
@@ -120,6 +124,13 @@ func (l *Lane) Wait(ctx context.Context, err error, d time.Duration) error {
 // Checkpoints delivers the wishes to make the lane's position durable now. Func answers each with
 // one value: nil once it is done. The channel that is received never blocks the answer.
 func (l *Lane) Checkpoints() <-chan chan<- error { return l.checkpoints }
+
+// Working says in whose span the lane works from now on: the line that says what it waits for names the trace.
+func (l *Lane) Working(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.span = trace.SpanContextFromContext(ctx)
+}
 
 // idle holds a lane whose Func has nothing to do by this record.
 func (l *Lane) idle(ctx context.Context) {
@@ -192,16 +203,19 @@ func (l *Lane) publish(ctx context.Context, reg Registry) error {
 // tell writes one line when the lane begins to wait and one when it works again. It is called four times a second at most, so
 // that what passes in a moment leaves no line. Called with pubMu held.
 func (l *Lane) tell(s *stagev1.UnitStatus) {
+	l.mu.Lock()
+	ctx := trace.ContextWithSpanContext(context.Background(), l.span)
+	l.mu.Unlock()
 	switch s.GetCondition() {
 	case stagev1.UnitStatus_WAITING:
 		if l.told == "" {
 			l.told = s.GetLastError()
-			l.Log.Warn("the lane waits", "for", l.told)
+			l.Log.WarnContext(ctx, "the lane waits", "for", l.told)
 		}
 	case stagev1.UnitStatus_RUNNING:
 		if l.told != "" {
 			l.told = ""
-			l.Log.Info("the lane works again")
+			l.Log.InfoContext(ctx, "the lane works again")
 		}
 	}
 }

@@ -10,15 +10,17 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/trace"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/telemetry"
 )
 
 // TestALaneTellsOnceWhatItWaitsFor: however often the error comes again.
 func TestALaneTellsOnceWhatItWaitsFor(t *testing.T) {
 	var out bytes.Buffer
-	l := newLane(Config{Stage: "sink"}, slog.New(slog.NewTextHandler(&out, nil)), laneID{"p", 1}, &controlv1.PipelineRecord{})
+	l := newLane(Config{Stage: "sink"}, slog.New(telemetry.LogHandler(slog.NewTextHandler(&out, nil))), laneID{"p", 1}, &controlv1.PipelineRecord{})
 	tell := func(condition stagev1.UnitStatus_Condition, why string) {
 		l.Report(func(s *stagev1.UnitStatus) { s.Condition, s.LastError = condition, why })
 		l.tell(l.snapshot())
@@ -30,12 +32,15 @@ func TestALaneTellsOnceWhatItWaitsFor(t *testing.T) {
 	}
 	tell(stagev1.UnitStatus_RUNNING, "")
 	tell(stagev1.UnitStatus_RUNNING, "")
+	traced := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{15: 10}, SpanID: trace.SpanID{7: 11}})
+	l.Working(trace.ContextWithSpanContext(t.Context(), traced))
 	tell(stagev1.UnitStatus_WAITING, "NATS is away")
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	require.Len(t, lines, 3, out.String())
 	require.Contains(t, lines[0], `level=WARN msg="the lane waits" pipeline=p lane=1 for="ClickHouse is away"`)
 	require.Contains(t, lines[1], `level=INFO msg="the lane works again"`)
-	require.Contains(t, lines[2], `for="NATS is away"`)
+	require.Contains(t, lines[2], `for="NATS is away" trace_id=0000000000000000000000000000000a span_id=000000000000000b`)
+	require.NotContains(t, lines[0], "trace_id")
 }
 
 func TestChangesOfLanesAreCounted(t *testing.T) {

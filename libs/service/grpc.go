@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/registry"
 )
 
 // maxMessage bounds a request. Specs and dead letters of some megabytes must pass.
@@ -47,7 +48,7 @@ func ToStatus(err error) error {
 		// A status, or wraps one: its code stays, and the text of what wraps it.
 		return status.Convert(err).Err()
 	}
-	return status.Error(code(err), err.Error())
+	return status.Error(code(err), registry.Reason(err.Error()))
 }
 
 func code(err error) codes.Code {

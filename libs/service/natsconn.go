@@ -45,6 +45,11 @@ func connect(cfg *Config, log *slog.Logger, extra []nats.Option) (*nats.Conn, er
 				log.Debug("NATS", "error", err)
 				return
 			}
+			if errors.Is(err, nats.ErrConsumerNotActive) {
+				// No heartbeat came: the connection is away, of which there is a line, or the server was, and the client begins anew.
+				log.Debug("NATS", "error", err)
+				return
+			}
 			if sub != nil {
 				log.Warn("NATS", "subject", sub.Subject, "error", err)
 				return

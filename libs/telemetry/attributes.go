@@ -67,7 +67,7 @@ func Kafka(topic, group string, partition int32, records int, first, last int64)
 // Append describes a message that goes into a log: messaging's "send".
 func Append(stream, writer string, bytes int) []attribute.KeyValue {
 	return []attribute.KeyValue{
-		messagingSystem.String("nats"), messagingName.String("publish"), messagingType.String("send"),
+		messagingSystem.String("nats"), messagingName.String("send"), messagingType.String("send"),
 		messagingTopic.String(stream), messagingBody.Int(bytes), sluiceWriter.String(writer),
 	}
 }

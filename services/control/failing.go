@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"sluice/libs/registry"
 )
 
 // repeatAfter is how often a trouble that lasts is told again.
@@ -40,10 +42,10 @@ func (s *Service) tell(ctx context.Context, id, what string, err error) {
 			s.failing.of = map[string]*failure{}
 		}
 		s.failing.of[id] = &failure{told: now}
-		s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", err)
+		s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", registry.Reason(err.Error()))
 	default:
 		if t.times++; now.Sub(t.told) >= repeatAfter {
-			s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", err, "again", t.times)
+			s.log.Warn("the pipeline cannot be looked after; trying again", "pipeline", id, "failing", what, "error", registry.Reason(err.Error()), "again", t.times)
 			t.told, t.times = now, 0
 		}
 	}

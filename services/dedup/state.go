@@ -49,7 +49,7 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		return err
 	}
 	if len(m.GetSegments()) > 0 {
-		c.log.Info("keys restored", "segments", len(m.GetSegments()), "took", time.Since(began).Round(time.Millisecond))
+		c.log.Debug("keys restored", "segments", len(m.GetSegments()), "took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil
 }

@@ -190,7 +190,7 @@ func (u *unit) waiting(err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.status.Condition = stagev1.UnitStatus_WAITING
-	u.status.LastError = err.Error()
+	u.status.LastError = registry.Reason(err.Error())
 	u.status.LastErrorTime = timestamppb.Now()
 	u.changed = true
 }

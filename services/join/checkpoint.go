@@ -54,7 +54,7 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		return err
 	}
 	if n := len(m.GetSegments()); n > 0 {
-		c.log.Info("rows restored", "rows", c.rows.Len(0)+c.rows.Len(1), "on_disk", c.rows.OnDisk(), "segments", n,
+		c.log.Debug("rows restored", "rows", c.rows.Len(0)+c.rows.Len(1), "on_disk", c.rows.OnDisk(), "segments", n,
 			"took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil

@@ -15,6 +15,8 @@ import (
 func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 	began, refused, token := time.Now(), uint64(0), ""
 	working, spans := l.beginSpans(working, b)
+	l.unit.Working(working)
+	defer l.unit.Working(ctx)
 	defer func() { spans.end(b.rows.count, refused, b.plan.Bytes, time.Now(), err) }()
 	if b.rows.count > 0 {
 		stored, epoch := l.pos.stored.GetPending(), l.epoch

@@ -39,6 +39,7 @@ const (
 // unit is what a lane needs of its owner: see lanes.Lane.
 type unit interface {
 	Report(func(*stagev1.UnitStatus))
+	Working(context.Context)
 	Checkpoints() <-chan chan<- error
 }
 

@@ -131,6 +131,7 @@ func (o *owner) Report(change func(*stagev1.UnitStatus)) {
 	change(o.status)
 }
 
+func (o *owner) Working(context.Context)          {}
 func (o *owner) Checkpoints() <-chan chan<- error { return o.checkpoints }
 
 func (o *owner) snapshot() *stagev1.UnitStatus {
