@@ -79,7 +79,7 @@ sink: {clickhouse: {addr: ["clickhouse:9000"], table: orders}}
 	base["dedup"], base["sink"], base["join"] = 3, 2, 2
 	for _, service := range []string{"dedup", "join", "sink", "ingestor"} {
 		p.kill(service)
-		p.waitHealthy(base) // the engine starts it again
+		p.waitHealthy(map[string]int{service: base[service]}) // the engine starts it again
 		p.waitOwners(cli, service, base[service])
 	}
 	pause()

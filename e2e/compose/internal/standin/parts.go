@@ -90,7 +90,8 @@ func (p Parts) jaeger() image {
 		inputs: []string{p.Busybox, p.Jaeger},
 		write: func(r *rootfs) {
 			r.shell(p.Busybox)
-			r.program("/cmd/jaeger/jaeger-linux", p.Jaeger)
+			r.program("/cmd/jaeger/all-in-one", p.Jaeger)
+			r.text("/cmd/jaeger/jaeger-linux", jaegerV2, 0o755)
 		},
 	}
 }
@@ -119,3 +120,15 @@ func (p Parts) clickhouse() image {
 		},
 	}
 }
+
+// jaegerV2 takes the one setting of Jaeger v2 that compose.yaml makes, under the name that v1 has for it.
+const jaegerV2 = `#!/bin/sh
+limit=--set=extensions.jaeger_storage.backends.some_storage.memory.max_traces
+for setting in "$@"; do
+  case $setting in
+  "$limit"=*) set -- --memory.max-traces "${setting#*max_traces=}" ;;
+  *) echo "unknown: $setting" >&2; exit 1 ;;
+  esac
+done
+exec /cmd/jaeger/all-in-one "$@"
+`
