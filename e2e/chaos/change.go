@@ -23,7 +23,7 @@ const (
 	// attempt bounds one call of the command line: control may be stopped.
 	attempt = 10 * time.Second
 	// changeWait is how long a change may be impossible: longer than anything that it needs is away, whatever else happens.
-	changeWait = time.Minute
+	changeWait = 5 * time.Minute
 	// unfinished is what a change of lanes is refused with as long as the one before is under way.
 	unfinished = "is not finished"
 )
