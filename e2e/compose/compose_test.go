@@ -35,6 +35,7 @@ func TestStack(t *testing.T) {
 	}
 	p := open(t)
 	t.Cleanup(func() { p.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5") })
+	p.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5") // of a run that was cut off
 	p.compose("--profile", "demo", "build", "--quiet")
 	p.compose("up", "--detach")
 	base := map[string]int{

@@ -41,7 +41,7 @@ type Engine struct {
 const bridge = "docker0"
 
 // startTimeout is long: a busy machine unpacks containerd's state first.
-const startTimeout = 60 * time.Second
+const startTimeout = 3 * time.Minute
 
 // Start runs an engine whose images are kept in cache. Only one engine may use a cache at a time.
 func Start(ctx context.Context, cache string) (*Engine, error) {
