@@ -7,6 +7,7 @@
 package kafka
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,7 +42,7 @@ type Config struct {
 type Broker struct {
 	cluster *kfake.Cluster
 	addr    string
-	close   sync.Once
+	close   func()
 }
 
 // Open starts a broker; it answers when Open returns.
@@ -89,7 +90,19 @@ func Open(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open Kafka broker on %s: %w", config.Listen, err), ignoreClosed(listener.Close()))
 	}
-	return &Broker{cluster: cluster, addr: addr}, nil
+	members, err := newMembers(cluster, addr)
+	if err != nil {
+		cluster.Close()
+		return nil, fmt.Errorf("open Kafka broker on %s: %w", config.Listen, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { members.run(ctx) })
+	return &Broker{cluster: cluster, addr: addr, close: sync.OnceFunc(func() {
+		cancel()
+		running.Wait()
+		cluster.Close()
+	})}, nil
 }
 
 // Addr is what clients connect to.
@@ -99,7 +112,7 @@ func (b *Broker) Addr() string { return b.addr }
 func (b *Broker) Cluster() *kfake.Cluster { return b.cluster }
 
 // Close stops the broker and ends all connections. It may be called more than once.
-func (b *Broker) Close() { b.close.Do(b.cluster.Close) }
+func (b *Broker) Close() { b.close() }
 
 // advertised is a listener that gives the address that clients shall use for its own.
 type advertised struct {
