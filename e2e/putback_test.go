@@ -24,16 +24,19 @@ func TestAnEarlierCopyIsPutBack(t *testing.T) {
 	kafka := kafkatest.StartReal(t, kafkatest.Options{})
 	s := stack.Run(t, bin(t))
 	table := stack.OpenSQL(t, s.ClickHouseAddr)
-	table.Exec(`CREATE TABLE events (id String, n UInt64, text String) ENGINE = MergeTree ORDER BY id
+	table.Exec(`CREATE TABLE events (id String, n UInt64, text String, CONSTRAINT small CHECK n < 1000000000) ENGINE = MergeTree ORDER BY id
 		SETTINGS non_replicated_deduplication_window = 2`)
 	producer := stack.NewProducer(t, kafka.Addr(), "events", partitions)
-	s.Apply(fmt.Sprintf(`
+	apply := func(window string) {
+		s.Apply(fmt.Sprintf(`
 id: events
 source: {kafka: {brokers: ["%s"], topic: events}}
-dedup: {key: [id], window: 24h}
+dedup: {key: [id], window: %s}
 sink: {clickhouse: {addr: ["%s"], table: events}}
 batch: {max_delay: 20ms}
-`, kafka.Addr(), s.ClickHouseAddr))
+`, kafka.Addr(), window, s.ClickHouseAddr))
+	}
+	apply("24h")
 	n, first := 0, map[string]string{}
 	send := func(events int) {
 		for range events {
@@ -46,6 +49,14 @@ batch: {max_delay: 20ms}
 		}
 		producer.Flush()
 		s.Wait("events", 2*time.Minute)
+	}
+	letters := 0
+	refused := func() { // one by the ingestor, one by the table
+		n++
+		key := fmt.Sprintf("refused-%d", n)
+		producer.Send(0, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":"none","text":""}`, key))
+		producer.Send(1, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":""}`, key, 2_000_000_000+n))
+		letters += 2
 	}
 	down := func() {
 		for _, name := range stack.Services {
@@ -67,10 +78,13 @@ batch: {max_delay: 20ms}
 			want = append(want, row)
 		}
 		requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))
-		require.Empty(t, s.DeadLetters("events"), after)
+		require.Len(t, s.DeadLetters("events"), letters, after)
 	}
 	send(1000)
 	for _, what := range []struct{ name, stream, says string }{
+		{"the state", "KV_sluice_events_state", "went back"},
+		{"the registry", "KV_sluice_pipelines", ""},
+		{"the dead letters", "sluice_events_dlq", "made anew from Kafka"},
 		{"the ingest log", "sluice_events_ingest", "lost its tail"},
 		{"the dedup log", "sluice_events_dedup", "lost its tail"},
 		{"everything", "", "the store went back"},
@@ -79,6 +93,14 @@ batch: {max_delay: 20ms}
 		earlier := filepath.Join(t.TempDir(), "earlier")
 		require.NoError(t, os.CopyFS(earlier, os.DirFS(s.NATSDir)))
 		up()
+		switch what.stream {
+		case "KV_sluice_pipelines":
+			apply("25h")
+		case "sluice_events_dlq":
+			for range 3 {
+				refused()
+			}
+		}
 		for range 4 {
 			send(250) // many blocks
 		}
@@ -91,6 +113,18 @@ batch: {max_delay: 20ms}
 		require.NoError(t, os.CopyFS(to, os.DirFS(from)))
 		up()
 		send(500)
+		if what.stream == "sluice_events_dlq" {
+			stack.Await(t, 2*time.Minute, "all letters are there again", func() (bool, any) {
+				there := len(s.DeadLetters("events"))
+				return there >= letters, there
+			})
+		}
+		if what.stream == "KV_sluice_pipelines" {
+			stack.Await(t, 2*time.Minute, "the last change of the pipeline is there again", func() (bool, any) {
+				now := s.Do("get", "events", "-o", "yaml")
+				return strings.Contains(now, "window: 90000s"), now
+			})
+		}
 		check(what.name)
 		stack.Await(t, 2*time.Minute, "the status says what was found after the loss of "+what.name, func() (bool, any) {
 			errors := strings.Join(s.Status("events").Errors, "\n")

@@ -35,7 +35,7 @@ type wayStep struct{ service, name, kind string }
 func TestTracingAJoin(t *testing.T) {
 	jaeger := stack.StartJaeger(t)
 	kafka := kafkatest.StartReal(t, kafkatest.Options{})
-	s := stack.Run(t, bin(t), "OTEL_EXPORTER_OTLP_ENDPOINT="+jaeger.Endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=200")
+	s := stack.Run(t, bin(t), "OTEL_EXPORTER_OTLP_ENDPOINT="+jaeger.Endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_BSP_SCHEDULE_DELAY=200", "SLUICE_KEEP_LOGS=0s")
 	if s.Service("join") == nil {
 		s.Scale("join", "join")
 	}

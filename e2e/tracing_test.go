@@ -20,7 +20,7 @@ func traced(t *testing.T, jaeger *stack.Jaeger, endpoint, protocol string) (*sta
 	t.Helper()
 	kafka := kafkatest.StartReal(t, kafkatest.Options{})
 	s := stack.Run(t, bin(t), "OTEL_EXPORTER_OTLP_ENDPOINT="+endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL="+protocol, "OTEL_BSP_SCHEDULE_DELAY=200",
-		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test")
+		"OTEL_RESOURCE_ATTRIBUTES=deployment.environment.name=test", "SLUICE_KEEP_LOGS=0s")
 	table := stack.OpenSQL(t, s.ClickHouseAddr)
 	table.Exec(`CREATE TABLE orders (id UInt32, note String DEFAULT '') ENGINE = MergeTree ORDER BY id
 		SETTINGS non_replicated_deduplication_window = 1000`)

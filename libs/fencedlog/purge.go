@@ -17,6 +17,11 @@ const pinnedMessages = 256
 // writer's last fence stays, and so do its messages since it last settled: together they are its
 // position.
 func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) error {
+	return purge(ctx, js, l, keep, keep)
+}
+
+// purge keeps what is behind gentle, and only what is behind keep if the log fills up.
+func purge(ctx context.Context, js jetstream.JetStream, l Log, keep, gentle uint64) error {
 	if keep <= 1 {
 		return nil
 	}
@@ -27,6 +32,11 @@ func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) erro
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.fenceFilter()))
 	if err != nil {
 		return fmt.Errorf("purge %s: list fences: %w", l.Stream(), err)
+	}
+	// A log that fills up cannot wait, neither for time to pass nor until it is worth the cost.
+	filling := info.Config.MaxBytes > 0 && info.State.Bytes > uint64(info.Config.MaxBytes)/4
+	if !filling {
+		keep = gentle
 	}
 	if keep <= info.State.FirstSeq {
 		return nil
@@ -53,8 +63,6 @@ func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) erro
 			return fmt.Errorf("purge %s below %d: %w", l.Stream(), oldest, err)
 		}
 	}
-	// A log that fills up cannot wait until it is worth the cost.
-	filling := info.Config.MaxBytes > 0 && info.State.Bytes > uint64(info.Config.MaxBytes)/4
 	if keep-oldest < pinnedMessages && !filling {
 		return nil
 	}

@@ -161,6 +161,8 @@ type Options struct {
 	// Input and Output are the logs. Next is the stage that reads Output.
 	Input, Output fencedlog.Log
 	Next          string
+	// KeepInput is how long what is needed no more stays in Input: see fencedlog.Purger.
+	KeepInput time.Duration
 	// Outputs are the lanes that the Core appends to; nil: the lane itself.
 	Outputs []int
 	// SealAfter, by part of the state: see checkpoint.Config.
@@ -207,6 +209,7 @@ type lane struct {
 	state   *checkpoint.Lane  // keep
 	writer  *fencedlog.Writer // publish
 	letters Letters           // publish; nil when there are none
+	purger  fencedlog.Purger  // keep
 	refused position          // fixed by take: the last one in the dead-letter log
 	told    string            // what take has found out about dead letters
 	fold    *fold             // run
@@ -225,7 +228,7 @@ type lane struct {
 // ends with its queue. A lane that is lost (lanes.ErrLost is the cause) ends at once, and so does one that fails.
 func Run(ctx context.Context, core Core, options Options) (err error) {
 	options.withDefaults()
-	l := &lane{Options: options, core: core}
+	l := &lane{Options: options, core: core, purger: fencedlog.Purger{After: options.KeepInput}}
 	defer func() {
 		if closeErr := core.Close(); closeErr != nil {
 			err = errors.Join(err, fmt.Errorf("close the state of lane %d: %w", l.Lane, closeErr))

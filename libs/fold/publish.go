@@ -180,5 +180,5 @@ func (l *lane) purge(work context.Context) error {
 		}
 		return err
 	}
-	return fencedlog.Purge(ctx, l.JS, l.Input, lowest)
+	return l.purger.Purge(ctx, l.JS, l.Input, lowest, time.Now())
 }

@@ -37,6 +37,9 @@ type Config struct {
 	// DrainTimeout bounds the orderly stop. After it the process exits with an error; nothing is
 	// lost then, others take over what it held once its leases run out.
 	DrainTimeout time.Duration
+	// KeepLogs is how long dedup, join and sink leave in the logs what nobody needs any more, unless a log fills up: an earlier copy of a
+	// bucket with checkpoints and positions that is put back within that time needs it again.
+	KeepLogs time.Duration
 }
 
 // Ports by service, so that one of each starts on one machine without a flag.
@@ -53,6 +56,7 @@ func DefaultConfig(service string) Config {
 		LogLevel:     "info",
 		LogFormat:    "text",
 		DrainTimeout: 15 * time.Second,
+		KeepLogs:     5 * time.Minute,
 	}
 }
 
@@ -82,6 +86,7 @@ func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&c.LogLevel, "log-level", c.LogLevel, "debug, info, warn or error")
 	fs.StringVar(&c.LogFormat, "log-format", c.LogFormat, "text or json")
 	fs.DurationVar(&c.DrainTimeout, "drain-timeout", c.DrainTimeout, "longest time that an orderly stop may take")
+	fs.DurationVar(&c.KeepLogs, "keep-logs", c.KeepLogs, "how long logs keep what every stage has read, unless they fill up")
 }
 
 // A name becomes one token of a NATS subject and part of a KV key.
@@ -122,6 +127,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DrainTimeout <= 0 {
 		bad("drain-timeout", c.DrainTimeout.String(), "must be more than 0, such as 15s")
+	}
+	if c.KeepLogs < 0 {
+		bad("keep-logs", c.KeepLogs.String(), "must not be negative; 0s keeps nothing")
 	}
 	if (c.NATSCert == "") != (c.NATSKey == "") {
 		bad("nats-cert", c.NATSCert, "nats-cert and nats-key go together; give both or neither")

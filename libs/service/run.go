@@ -165,6 +165,8 @@ func (p *process) run(ctx context.Context) (err error) {
 			Log:    p.log.With("service", name),
 			Meter:  provider.Meter("sluice/" + name),
 			Tracer: tracers[name],
+
+			KeepLogs: p.cfg.KeepLogs,
 		}
 	})
 	stopWatch()

@@ -13,6 +13,7 @@ package service
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -36,6 +37,8 @@ type Deps struct {
 	Meter metric.Meter
 	// Tracer is of the service's own name. It does nothing unless the environment names a collector; see package telemetry.
 	Tracer trace.Tracer
+	// KeepLogs is how long what nobody needs any more stays in the logs.
+	KeepLogs time.Duration
 }
 
 // Service does the work. It may also be a Stage, and a Readier.

@@ -107,6 +107,7 @@ func (d *Dedup) run(ctx context.Context, u fold.Unit, record *controlv1.Pipeline
 		Next:      stages[slices.Index(stages, stageName)+1],
 		SealAfter: c.sealAfter(),
 		Interval:  interval,
+		KeepInput: d.deps.KeepLogs,
 		Tracer:    d.deps.Tracer,
 		Stepped: func(ctx context.Context, s fold.Step) {
 			d.metrics.batch(ctx, s, c.late()-late, of)

@@ -132,6 +132,7 @@ func (j *Join) run(ctx context.Context, u fold.Unit, record *controlv1.PipelineR
 		Output: fencedlog.Log{Pipeline: p.GetId(), Stage: fencedlog.Join}, Next: "sink",
 		SealAfter: c.sealAfter(),
 		Interval:  interval,
+		KeepInput: j.deps.KeepLogs,
 		Letters: func(ctx context.Context) (fold.Letters, string, error) {
 			kv, err := j.deps.JS.KeyValue(ctx, checkpoint.Bucket(p.GetId()))
 			if err != nil {

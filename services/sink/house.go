@@ -137,10 +137,7 @@ func (l *lane) purge(ctx context.Context) error {
 		return err
 	}
 	// The message that is covered last stays: its time tells whether the log has lost its tail.
-	if err := fencedlog.Purge(ctx, l.js, l.upstream, lowest); err != nil {
-		return err
-	}
-	return nil
+	return l.purger.Purge(ctx, l.js, l.upstream, lowest, time.Now())
 }
 
 // lostTo tells that the log has lost its tail and the lane of this position has not found out yet. What it has covered are then

@@ -67,6 +67,7 @@ type lane struct {
 	// notBehind: see lanes.NotBehind.
 	notBehind func(ctx context.Context, seen uint64) error
 	upstream  fencedlog.Log
+	purger    fencedlog.Purger
 	table     clickhouse.Name
 	layouts   map[uint64]*layout
 	inserter  inserter

@@ -91,6 +91,7 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 	l := &lane{
 		unit: u, js: s.deps.JS, log: log, metrics: s.metrics, instance: s.deps.Instance, record: record, index: index,
 		upstream: fencedlog.Log{Pipeline: p.GetId(), Stage: spec.Upstream(p, stageName)},
+		purger:   fencedlog.Purger{After: s.deps.KeepLogs},
 		table:    clickhouse.TableName(sink), layouts: layouts, inserter: inserter,
 		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff}, tracer: s.deps.Tracer,
 		same: lanes.Same(s.registry, record), notBehind: lanes.NotBehind(s.registry, record),

@@ -45,7 +45,7 @@ func newMembers(cluster *kfake.Cluster, addr string) (*members, error) {
 	}
 	m := &members{client: client, heard: map[member]heard{}}
 	observe := func(key kmsg.Key, note func(kmsg.Request)) {
-		cluster.ControlKey(key.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) { //nolint:revive // kfake's signature
+		cluster.ControlKey(key.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
 			note(r)
 			return nil, nil, false
 		})

@@ -2,6 +2,7 @@ package kafka_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -88,7 +89,7 @@ func TestMemberThatIsKilledWhileItJoins(t *testing.T) {
 
 			killed := newJoiner(t, b.Addr(), group)
 			entered := killed.enter()
-			require.Eventually(t, func() bool { return lives.beat(generation) == kerr.RebalanceInProgress }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return errors.Is(lives.beat(generation), kerr.RebalanceInProgress) }, time.Minute, 10*time.Millisecond)
 			killed.client.Close()
 			<-entered
 			for range 100 {
@@ -99,7 +100,7 @@ func TestMemberThatIsKilledWhileItJoins(t *testing.T) {
 			require.NoError(t, lives.sync(t.Context(), generation, lives, killed))
 			require.NoError(t, lives.beat(generation), "the group is of two")
 
-			require.Eventually(t, func() bool { return lives.beat(generation) == kerr.RebalanceInProgress }, 2*time.Minute, 100*time.Millisecond,
+			require.Eventually(t, func() bool { return errors.Is(lives.beat(generation), kerr.RebalanceInProgress) }, 2*time.Minute, 100*time.Millisecond,
 				"the partitions are shared out anew")
 		})
 	}
