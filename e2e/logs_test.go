@@ -67,7 +67,10 @@ lanes: 2
 		t.Helper()
 		for _, name := range []string{"events", "named"} {
 			s.Wait(name, 2*stack.Up)
-			require.Equal(t, id, table.Count(name), name)
+			stack.Await(t, stack.Up, fmt.Sprintf("%d rows in %s", id, name), func() (bool, any) {
+				n := table.Count(name)
+				return n == id, fmt.Sprint(n, " ", s.Run("", "status", name).Stdout)
+			})
 		}
 	}
 	// during is what the services print while events flow for some time.

@@ -48,6 +48,7 @@ batch: {max_delay: 50ms}
 	}
 	n := table.Count("events")
 	require.Eventually(t, func() bool { return table.Count("events") > n }, stack.Up, 50*time.Millisecond)
+	stack.WaitReady(t, "standalone", httpAddr) // the rows may be of the one before; this one may not have begun to listen to signals
 	require.Zero(t, standalone.Stop())
 	standalone.Start()
 
