@@ -19,9 +19,9 @@ type sent struct {
 	position string
 }
 
-// connections is how often the connection to NATS was made anew.
-func (w *Writer) connections() uint64 {
-	if conn := w.js.Conn(); conn != nil {
+// Connections is how often the connection to NATS was made anew.
+func Connections(js jetstream.JetStream) uint64 {
+	if conn := js.Conn(); conn != nil {
 		return conn.Stats().Reconnects
 	}
 	return 0
@@ -53,7 +53,7 @@ func (w *Writer) follows(ctx context.Context, lane int, sequence uint64) error {
 
 // intact is check with mu held. What lies before the fence is there if the fence is: a tail is lost from some message on.
 func (w *Writer) intact(ctx context.Context) error {
-	conn := w.connections()
+	conn := Connections(w.js)
 	if conn == w.conn {
 		return nil
 	}

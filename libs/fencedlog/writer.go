@@ -94,7 +94,7 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 		if err != nil {
 			return fmt.Errorf("take the fence of %s in %s: %w", writer, log.Stream(), err)
 		}
-		conn := w.connections()
+		conn := Connections(w.js)
 		w.mu.Lock()
 		w.held, w.conn = held, conn
 		w.mu.Unlock()

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
@@ -81,35 +79,4 @@ func (l *lane) mendLetters(ctx context.Context, m *eventv1.Manifest, current boo
 func (l *lane) tell(what string) {
 	l.told = what
 	l.fold.healed.What, l.fold.healed.Ms = strings.ToValidUTF8(what, "\uFFFD"), time.Now().UnixMilli()
-}
-
-// letterWatch is what is to be in the dead-letter stream, and how often the connection had been made anew when it was last known to be.
-type letterWatch struct {
-	mark        *eventv1.LettersMark
-	connections uint64
-}
-
-func connections(js jetstream.JetStream) uint64 {
-	if conn := js.Conn(); conn != nil {
-		return conn.Stats().Reconnects
-	}
-	return 0
-}
-
-// lettersThere is asked every so often while the lane runs. Only a server that was away may come back with less than it had.
-func (l *lane) lettersThere(work context.Context, w *letterWatch) error {
-	now := connections(l.JS)
-	if now == w.connections || w.mark == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(work, l.Interval)
-	defer cancel()
-	err := deadletters.Lost(ctx, l.JS, l.Pipeline, w.mark)
-	switch {
-	case err == nil:
-		w.connections = now
-	case errors.Is(err, fencedlog.ErrTailLost):
-		return fmt.Errorf("dead letters: %w", err) // whoever takes the lane next makes them anew
-	}
-	return nil // it will be asked again
 }

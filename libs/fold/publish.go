@@ -8,6 +8,7 @@ import (
 
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/checkpoint"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 )
 
@@ -74,7 +75,7 @@ func (l *lane) refuse(work context.Context, o output) error {
 func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save) error {
 	tick := time.NewTicker(l.Interval)
 	defer tick.Stop()
-	there := letterWatch{mark: l.state.Saved().GetLetters(), connections: connections(l.JS)}
+	letters, last := deadletters.NewWatch(l.JS, l.Pipeline), l.state.Saved().GetLetters()
 	for {
 		select {
 		case <-work.Done():
@@ -86,10 +87,10 @@ func (l *lane) keep(work context.Context, saves <-chan *save, saved chan<- *save
 			if err := l.save(work, s); err != nil {
 				return err
 			}
-			there.mark = s.manifest.GetLetters()
+			last = s.manifest.GetLetters()
 			saved <- s // never blocks: one is on its way at most
 		case <-tick.C:
-			if err := l.lettersThere(work, &there); err != nil {
+			if err := letters.There(work, last, l.Interval); err != nil {
 				return err
 			}
 			if err := l.release(work); err != nil {

@@ -19,6 +19,7 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/checkpoint"
 	"sluice/libs/clickhouse"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 	"sluice/libs/ledger"
@@ -97,8 +98,8 @@ type lane struct {
 	seenOffsets map[string]int64
 	healed      *eventv1.Healing
 	told        []string // what was found since the lane was taken
-	// connections is how often the connection to NATS had been made anew when the dead letters were last known to be there.
-	connections uint64
+	// lettersThere: since take.
+	lettersThere *deadletters.Watch
 	// suspicion is why rows that come next may be in the table; nil: they are not.
 	suspicion *suspicion
 }
@@ -163,7 +164,7 @@ func (l *lane) take(ctx context.Context) error {
 	if err := l.suspect(ctx); err != nil {
 		return err
 	}
-	l.connections = l.js.Conn().Stats().Reconnects
+	l.lettersThere = deadletters.NewWatch(l.js, l.upstream.Pipeline)
 	if err := l.mendLetters(ctx); err != nil {
 		return err
 	}
@@ -245,7 +246,7 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 				return err
 			}
 		case <-house.C:
-			if err := l.lettersThere(working); err != nil {
+			if err := l.lettersThere.There(working, l.letters.had, houseInterval); err != nil {
 				return err
 			}
 			if err := l.keepHouse(working); err != nil {

@@ -59,21 +59,3 @@ func (l *lane) mendLetters(ctx context.Context) error {
 	// A crash before this finds the letters that were made.
 	return l.write(ctx, l.pos.stored.GetPending())
 }
-
-// lettersThere is asked every so often while the lane runs. Only a server that was away may come back with less than it had.
-func (l *lane) lettersThere(ctx context.Context) error {
-	connections := l.js.Conn().Stats().Reconnects
-	if connections == l.connections || l.letters.had == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, houseInterval)
-	defer cancel()
-	err := deadletters.Lost(ctx, l.js, l.upstream.Pipeline, l.letters.had)
-	switch {
-	case err == nil:
-		l.connections = connections
-	case errors.Is(err, fencedlog.ErrTailLost):
-		return fmt.Errorf("dead letters: %w", err) // whoever takes the lane next makes them anew
-	}
-	return nil // it will be asked again
-}
