@@ -50,7 +50,7 @@ id: named
 sources:
   events: {kafka: {brokers: ["%[1]s"], topic: events}, dedup: {key: [id], window: 1h}}
   names: {kafka: {brokers: ["%[1]s"], topic: names}}
-join: {left: events, right: names, on: [{left: one, right: one}], window: 1h, grace: 5m} # longer than NATS is away
+join: {left: events, right: names, on: [{left: one, right: one}], window: 1h}
 sink: {clickhouse: {addr: ["%[2]s"], table: named}}
 batch: {max_delay: 20ms}
 lanes: 2

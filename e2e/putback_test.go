@@ -58,19 +58,7 @@ batch: {max_delay: 20ms}
 		producer.Send(1, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":""}`, key, 2_000_000_000+n))
 		letters += 2
 	}
-	down := func() {
-		for _, name := range stack.Services {
-			require.Zero(t, s.Service(name).Stop())
-		}
-		s.NATS.Stop()
-	}
-	up := func() {
-		s.NATS.Start()
-		s.StartServices()
-		for _, name := range stack.Services {
-			s.WaitReady(name)
-		}
-	}
+	store := &natsStore{t: t, Stack: s, services: stack.Services}
 	check := func(after string) {
 		t.Helper()
 		var want []string
@@ -89,10 +77,7 @@ batch: {max_delay: 20ms}
 		{"the dedup log", "sluice_events_dedup", "lost its tail"},
 		{"everything", "", "the store went back"},
 	} {
-		down()
-		earlier := filepath.Join(t.TempDir(), "earlier")
-		require.NoError(t, os.CopyFS(earlier, os.DirFS(s.NATSDir)))
-		up()
+		earlier := store.copy()
 		switch what.stream {
 		case "KV_sluice_pipelines":
 			apply("25h")
@@ -104,14 +89,7 @@ batch: {max_delay: 20ms}
 		for range 4 {
 			send(250) // many blocks
 		}
-		down()
-		from, to := earlier, s.NATSDir
-		if what.stream != "" {
-			from, to = folder(t, earlier, what.stream), folder(t, s.NATSDir, what.stream)
-		}
-		require.NoError(t, os.RemoveAll(to))
-		require.NoError(t, os.CopyFS(to, os.DirFS(from)))
-		up()
+		store.putBack(earlier, what.stream)
 		send(500)
 		if what.stream == "sluice_events_dlq" {
 			stack.Await(t, 2*time.Minute, "all letters are there again", func() (bool, any) {
@@ -131,6 +109,55 @@ batch: {max_delay: 20ms}
 			return strings.Contains(errors, what.says), errors
 		})
 	}
+}
+
+// natsStore is what NATS keeps on disk, under a stack whose processes stand still while it is touched.
+type natsStore struct {
+	*stack.Stack
+	t        *testing.T
+	services []string
+}
+
+func (n *natsStore) down() {
+	n.t.Helper()
+	for _, name := range n.services {
+		require.Zero(n.t, n.Service(name).Stop())
+	}
+	n.NATS.Stop()
+}
+
+func (n *natsStore) up() {
+	n.t.Helper()
+	n.NATS.Start()
+	for _, name := range n.services {
+		n.Service(name).Start()
+	}
+	for _, name := range n.services {
+		n.WaitReady(name)
+	}
+}
+
+// copy returns a copy of the store as it is.
+func (n *natsStore) copy() (earlier string) {
+	n.t.Helper()
+	n.down()
+	defer n.up()
+	earlier = filepath.Join(n.t.TempDir(), "earlier")
+	require.NoError(n.t, os.CopyFS(earlier, os.DirFS(n.NATSDir)))
+	return earlier
+}
+
+// putBack puts a stream of an earlier copy in the place of what it is now; "": all of the store.
+func (n *natsStore) putBack(earlier, stream string) {
+	n.t.Helper()
+	n.down()
+	defer n.up()
+	from, to := earlier, n.NATSDir
+	if stream != "" {
+		from, to = folder(n.t, earlier, stream), folder(n.t, n.NATSDir, stream)
+	}
+	require.NoError(n.t, os.RemoveAll(to))
+	require.NoError(n.t, os.CopyFS(to, os.DirFS(from)))
 }
 
 // folder is where a stream is in a store of NATS.

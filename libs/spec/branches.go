@@ -113,14 +113,32 @@ func Heartbeat(p *controlv1.Pipeline) time.Duration {
 	if join.GetKind() != controlv1.Join_LOOKUP {
 		waits += join.GetWindow().AsDuration()
 	}
+	return min(max(waits/10, minHeartbeat), seldomHeartbeat(p))
+}
+
+// seldomHeartbeat is what Heartbeat is at most.
+func seldomHeartbeat(p *controlv1.Pipeline) time.Duration {
 	most := maxHeartbeat
 	for _, b := range Branches(p) {
 		if b.Relane {
 			most = max(most, maxHeartbeat*time.Duration(p.GetLanes())/DefaultLanes)
 		}
 	}
-	return min(max(waits/10, minHeartbeat), most)
+	return most
 }
+
+// confirmations is how often an idle partition says so in the time that one of them is good for: one or two may be late.
+const confirmations = 3
+
+// Confirm is how long it is believed that a partition is idle which has said so: what comes to it after that would else be passed over by the
+// others, in an outage of the partition's ingestor or of NATS. Within grace that makes nothing late. A grace that is shorter than some heartbeats
+// would cost too many of them.
+func Confirm(p *controlv1.Pipeline) time.Duration {
+	return max(p.GetJoin().GetGrace().AsDuration(), confirmations*seldomHeartbeat(p))
+}
+
+// IdleHeartbeat is how long a lane may go without hearing that an idle partition still is.
+func IdleHeartbeat(p *controlv1.Pipeline) time.Duration { return Confirm(p) / confirmations }
 
 // Idle is how long a partition without new events holds the watermark back.
 func Idle(p *controlv1.Pipeline) time.Duration {

@@ -161,11 +161,9 @@ func (s *session) pulse(pos position, partitions int) *pulse {
 	if join == nil {
 		return nil
 	}
-	interval, idle := spec.Heartbeat(s.rec.GetSpec()), spec.Idle(s.rec.GetSpec())
 	b := &pulse{
-		interval: interval, partitions: partitions, ends: s.ends, idleFrom: time.Now(),
-		enough: join.GetWindow().AsDuration() + join.GetGrace().AsDuration() + join.GetIdle().AsDuration() + join.GetWait().AsDuration(),
-		never:  idle, maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
+		interval: spec.Heartbeat(s.rec.GetSpec()), rest: spec.IdleHeartbeat(s.rec.GetSpec()), partitions: partitions, ends: s.ends, idleFrom: time.Now(),
+		maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
 	}
 	// Nothing may have come since the last record was read: that is found out before it is said.
 	if last := time.UnixMilli(pos.lastRecord); pos.lastRecord > 0 && last.Before(b.idleFrom) {

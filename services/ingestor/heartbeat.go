@@ -9,9 +9,8 @@ import (
 
 const (
 	// A silent partition speaks the less often, the longer it has been silent: of what waits for time to pass, as
-	// much of it may be added. But never less often than restInterval.
-	restShare    = 20
-	restInterval = 30 * time.Second
+	// much of it may be added. But as often as the others need it to be let go on: pulse.rest.
+	restShare = 20
 	// restSettle is how soon heartbeats that followed the last settle are settled, too, so that they can be purged.
 	restSettle = 10 * time.Second
 )
@@ -19,12 +18,11 @@ const (
 // pulse tells the lanes of a join how far a partition's event time has come, by batches without rows where there are none with rows. It is
 // owned by the partition's loop.
 //
-// Not said more often than interval; not at all while nothing has changed, but for a partition that is idle, whose event time goes on with the clock:
-// until nothing can come of it any more.
+// Not said more often than interval; not at all while nothing has changed, but for a partition that is idle: its event time goes on with the clock, and
+// the others pass it only as long as it is heard to be so.
 type pulse struct {
 	interval   time.Duration
-	enough     time.Duration // idle for so long, nothing is waiting for the partition any more
-	never      time.Duration // the same for one that has not had an event
+	rest       time.Duration // the longest interval, of a partition that is idle
 	partitions int
 	maxFuture  int64 // milliseconds that an event may be ahead of its arrival to count; 0: any
 	ends       *ends
@@ -35,7 +33,6 @@ type pulse struct {
 // said is what a lane was told last.
 type said struct {
 	at       time.Time
-	arrival  int64
 	progress batch.Progress
 }
 
@@ -76,7 +73,7 @@ func (p *partition) beat(now time.Time) time.Duration {
 	silent := now.Sub(b.idleFrom)
 	pace := b.interval
 	if silent >= b.interval {
-		pace = max(pace, min(silent/restShare, restInterval))
+		pace = max(pace, min(silent/restShare, b.rest))
 	}
 	next := idleTick
 	var asked time.Time
@@ -96,45 +93,29 @@ func (p *partition) beat(now time.Time) time.Duration {
 		}
 		switch fresh := asked.After(last.at); {
 		case silent >= b.interval && (!idle || !fresh):
-			if !b.wants(last, p.progress(true)) {
-				continue
-			}
 			b.ends.ask()
 			next = min(next, b.interval/4)
 			// Nobody knows whether there is something to read. What was read can be said.
-			if !b.wants(last, p.progress(false)) || last.progress.IdleSinceMS != 0 {
-				continue
+			if said := p.progress(false); last.progress.IdleSinceMS == 0 && last.progress != said {
+				p.tell(l, now, p.envelope(false))
 			}
-			p.tell(l, now, p.envelope(false))
-		case idle && b.wants(last, p.progress(true)):
+		case idle:
 			env := p.envelope(true)
 			env.arrival = max(asked.UnixMilli(), env.progress.IdleSinceMS)
 			p.lastArrival = env.arrival
 			p.tell(l, now, env)
-		case !idle && b.wants(last, p.progress(false)):
+		case !idle && last.progress != p.progress(false):
 			p.tell(l, now, p.envelope(false))
 		}
 	}
 	return max(next, time.Millisecond)
 }
 
-// wants tells whether there is any use in a lane's hearing of the progress.
-func (b *pulse) wants(last said, progress batch.Progress) bool {
-	if last.progress != progress {
-		return true
-	}
-	enough := b.enough
-	if !progress.HasMax {
-		enough = b.never
-	}
-	return progress.IdleSinceMS != 0 && last.arrival-progress.IdleSinceMS <= enough.Milliseconds()
-}
-
 // tell hands a batch without rows to the lane's appender, which must be waiting for work.
 func (p *partition) tell(l *lane, now time.Time, env envelope) {
 	p.app.flying.Add(1)
 	p.held += messageOverhead / 8
-	p.pulse.lanes[l.index] = said{at: now, arrival: env.arrival, progress: env.progress}
+	p.pulse.lanes[l.index] = said{at: now, progress: env.progress}
 	l.work <- sealed{buf: l.fill, position: p.pos.token(), env: env}
 	l.fill = <-l.free
 	p.resting = true

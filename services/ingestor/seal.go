@@ -27,7 +27,7 @@ func (p *partition) seal(ctx context.Context, l *lane, s sealed) error {
 	p.held += messageOverhead / 8
 	s.buf, s.position, s.env = l.fill, p.pos.token(), p.envelope(false)
 	if p.pulse != nil {
-		p.pulse.lanes[l.index] = said{at: time.Now(), arrival: s.env.arrival, progress: s.env.progress}
+		p.pulse.lanes[l.index] = said{at: time.Now(), progress: s.env.progress}
 	}
 	select {
 	case l.work <- s:

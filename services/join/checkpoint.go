@@ -38,7 +38,7 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		c.unitMS = c.asked.bornMS()
 		c.adopt(c.asked)
 	} else {
-		rest, err = c.restoreSettings(rest)
+		rest, err = c.restoreSettings(version, rest)
 	}
 	if err == nil {
 		rest, err = c.tracker.Restore(rest)

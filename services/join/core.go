@@ -280,7 +280,7 @@ func (c *core) Report(s *stagev1.UnitStatus) {
 func (c *core) Close() error { return c.rows.Close() }
 
 // stateVersion is the version of the core's own part of the manifest.
-const stateVersion = 2
+const stateVersion = 3
 
 func (c *core) appendState(dst []byte) []byte {
 	dst = c.appendSettings(binary.AppendUvarint(dst, stateVersion))

@@ -16,6 +16,8 @@ import (
 // in the log already is replayed under them, and a change is on record before anything is put out under it. Milliseconds.
 type settings struct {
 	window, wait, grace, idle, maxFuture int64
+	// confirm follows from grace and lanes: 0 in states of before there was such a thing.
+	confirm int64
 }
 
 func settingsOf(p *controlv1.Pipeline) settings {
@@ -23,6 +25,7 @@ func settingsOf(p *controlv1.Pipeline) settings {
 	s := settings{
 		window: join.GetWindow().AsDuration().Milliseconds(), wait: join.GetWait().AsDuration().Milliseconds(),
 		grace: join.GetGrace().AsDuration().Milliseconds(), idle: spec.Idle(p).Milliseconds(), maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
+		confirm: spec.Confirm(p).Milliseconds(),
 	}
 	if join.GetWindow() == nil {
 		s.window = match.Forever
@@ -40,7 +43,7 @@ func (s settings) semantics(join *controlv1.Join) match.Config {
 
 // times is the watermark's part of them.
 func (s settings) times(writers map[string]int) watermark.Config {
-	return watermark.Config{GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, Writers: writers}
+	return watermark.Config{GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, ConfirmMS: s.confirm, Writers: writers}
 }
 
 // bornMS is the width of a bucket of log time: what a segment of the checkpoint is kept for beyond what its rows need.
@@ -60,7 +63,7 @@ func (c *core) adopt(s settings) {
 	config.WindowMS, config.WaitMS, config.MaxFutureMS = s.window, s.wait, s.maxFuture
 	c.settings = s
 	c.joiner.Adopt(config)
-	c.tracker.Adopt(s.grace, s.idle, s.maxFuture)
+	c.tracker.Adopt(s.times(nil))
 	c.rows.Buckets(c.unitMS, uint32(s.bornMS()/c.unitMS))
 }
 
@@ -92,16 +95,20 @@ func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 func (c *core) appendSettings(dst []byte) []byte {
 	s := &c.settings
-	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture} {
+	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture, s.confirm} {
 		dst = binary.AppendVarint(dst, n)
 	}
 	return dst
 }
 
-// restoreSettings goes back to those that a checkpoint was made under, and returns what follows them.
-func (c *core) restoreSettings(src []byte) ([]byte, error) {
+// restoreSettings goes back to those that a checkpoint of a version was made under, and returns what follows them.
+func (c *core) restoreSettings(version uint64, src []byte) ([]byte, error) {
 	var s settings
-	for _, n := range []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture} {
+	all := []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture, &s.confirm}
+	if version < 3 {
+		all = all[:6]
+	}
+	for _, n := range all {
 		v, size := binary.Varint(src)
 		if size <= 0 {
 			return nil, errors.New("the join's settings are cut off")

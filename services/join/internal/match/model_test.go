@@ -76,7 +76,8 @@ func drawConfig(t *rapid.T) (match.Config, watermark.Config) {
 			c.WindowMS = match.Forever
 		}
 	}
-	return c, watermark.Config{GraceMS: rapid.SampledFrom([]int64{0, 5, 50, 1000}).Draw(t, "grace"), IdleMS: rapid.Int64Range(1, 50).Draw(t, "idle")}
+	return c, watermark.Config{GraceMS: rapid.SampledFrom([]int64{0, 5, 50, 1000}).Draw(t, "grace"), IdleMS: rapid.Int64Range(1, 50).Draw(t, "idle"),
+		ConfirmMS: rapid.SampledFrom([]int64{0, 1, 20, 1000}).Draw(t, "confirm")}
 }
 
 // TestUpdates: durations that change at any time change what comes out from there on, and restarts and a memory for no row at all change nothing.

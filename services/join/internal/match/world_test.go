@@ -75,9 +75,10 @@ func (w *world) checkpoint() {
 func (w *world) adopt(config match.Config, times watermark.Config) {
 	config.Lookup, config.Outer = w.config.Lookup, w.config.Outer
 	w.config = config
-	w.times.GraceMS, w.times.IdleMS, w.times.MaxFutureMS = times.GraceMS, times.IdleMS, times.MaxFutureMS
+	times.Writers = w.times.Writers
+	w.times = times
 	w.joiner.Adopt(config)
-	w.tracker.Adopt(times.GraceMS, times.IdleMS, times.MaxFutureMS)
+	w.tracker.Adopt(times)
 	w.checkpoint()
 }
 
@@ -176,6 +177,7 @@ func configOf(t require.TestingT, line string) (match.Config, watermark.Config) 
 			require.Fail(t, "unknown setting "+name)
 		}
 	}
+	times.ConfirmMS = max(times.GraceMS, 3000) // spec.Confirm
 	return c, times
 }
 

@@ -2,8 +2,8 @@
 // for rows that are late.
 //
 // Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
-// one that has had no event, holds it back; one that has been idle for long enough does not. Until then a silent partition's time goes on with the clock only if its
-// events come about when they happen: of events of long ago, or from a clock of their own, a pause says nothing of how far time has come.
+// one that has had no event, holds it back; one that has been idle for long enough does not, for as long as it is heard to be. Until then a silent partition's time goes on
+// with the clock only if its events come about when they happen: of events of long ago, or from a clock of their own, a pause says nothing of how far time has come.
 //
 // Not guaranteed: that no row comes behind it. That is what grace is for, and the dead letters.
 package watermark
@@ -24,6 +24,9 @@ type Config struct {
 	GraceMS, IdleMS int64
 	// MaxFutureMS is how far an event time may be ahead of its arrival to say anything of how far time has come; 0: as far as it likes.
 	MaxFutureMS int64
+	// ConfirmMS is how old the last word of a partition that is idle may be, against what has been heard of the others, for it not to hold the watermark
+	// back: an outage must not let the others pass what came to it meanwhile. 0: however old.
+	ConfirmMS int64
 	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
 	// of them. 1 where a partition has a writer of its own, or one writer for each lane.
 	Writers map[string]int
@@ -60,10 +63,11 @@ type source struct {
 }
 
 type progress struct {
-	maxMS  int64
-	hasMax bool
-	idleMS int64
-	live   bool // its last record came within idle of the largest event time
+	maxMS   int64
+	hasMax  bool
+	idleMS  int64
+	live    bool  // its last record came within idle of the largest event time
+	heardMS int64 // arrival of the batch that said so; 0: not known
 }
 
 // New makes a tracker without a watermark.
@@ -75,9 +79,10 @@ func New(config Config) *Tracker {
 	return t
 }
 
-// Adopt changes over to other durations, from the next batch on.
-func (t *Tracker) Adopt(graceMS, idleMS, maxFutureMS int64) {
-	t.config.GraceMS, t.config.IdleMS, t.config.MaxFutureMS = graceMS, idleMS, maxFutureMS
+// Adopt changes over to other durations, from the next batch on; the writers stay.
+func (t *Tracker) Adopt(config Config) {
+	config.Writers = t.config.Writers
+	t.config = config
 }
 
 // Watermark is what holds now.
@@ -95,7 +100,7 @@ func (t *Tracker) Add(b Batch) int64 {
 		writers = map[string]progress{}
 		s.heard[b.Partition] = writers
 	}
-	p := progress{maxMS: b.MaxMS, hasMax: b.HasMax}
+	p := progress{maxMS: b.MaxMS, hasMax: b.HasMax, heardMS: b.ArrivalMS}
 	if most := t.config.MaxFutureMS; most > 0 && b.HasMax && b.MaxMS > add(b.ArrivalMS, most) {
 		// One broken clock must not make all that comes after it late. The ingestor leaves such times out, but by what held for it.
 		p.maxMS, p.hasMax = writers[b.Writer].maxMS, writers[b.Writer].hasMax
@@ -131,43 +136,71 @@ type stand struct {
 	largest int64 // of any partition; None: no event
 }
 
-func (t *Tracker) stand(name string) stand {
+// partition is where a partition stands: the least of what its writers have said.
+type partition struct {
+	time    int64 // how far its event time has come, if has
+	has     bool
+	live    bool
+	idleMS  int64
+	heardMS int64
+}
+
+func (t *Tracker) partition(writers map[string]progress) partition {
+	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64}
+	for _, p := range writers {
+		at := p.maxMS
+		if p.live || p.idleMS >= t.config.IdleMS {
+			at = add(at, p.idleMS)
+		}
+		out.time, out.idleMS, out.heardMS = min(out.time, at), min(out.idleMS, p.idleMS), min(out.heardMS, p.heardMS)
+		out.has, out.live = out.has && p.hasMax, out.live && p.live
+	}
+	return out
+}
+
+// latest is the arrival of the newest batch that counts, of any partition.
+func (t *Tracker) latest() (ms int64) {
+	for _, s := range t.sources {
+		for _, writers := range s.heard {
+			for _, p := range writers {
+				ms = max(ms, p.heardMS)
+			}
+		}
+	}
+	return ms
+}
+
+// stand reckons with the partitions of one source; latest is the arrival of the newest batch of all.
+func (t *Tracker) stand(name string, latest int64) stand {
 	s := t.sources[name]
 	out := stand{held: math.MaxInt64, largest: None}
 	if s.partitions == 0 || len(s.heard) < s.partitions {
 		out.held, out.holds = None, true
 	}
 	for _, writers := range s.heard {
-		time, has, idle := int64(math.MaxInt64), true, int64(math.MaxInt64)
-		for _, p := range writers {
-			at := p.maxMS
-			if p.live || p.idleMS >= t.config.IdleMS {
-				at = add(at, p.idleMS)
-			}
-			time = min(time, at)
-			has = has && p.hasMax
-			idle = min(idle, p.idleMS)
+		p := t.partition(writers)
+		if p.has {
+			out.largest = max(out.largest, p.time)
 		}
-		if has {
-			out.largest = max(out.largest, time)
-		}
+		idle := p.idleMS >= t.config.IdleMS
+		stale := t.config.ConfirmMS > 0 && latest > add(p.heardMS, t.config.ConfirmMS)
 		switch {
 		case len(writers) < t.config.Writers[name]:
 			out.held, out.holds = None, true
-		case idle >= t.config.IdleMS:
-		case !has:
+		case idle && !stale:
+		case !p.has, idle && !p.live:
 			out.held, out.holds = None, true
 		default:
-			out.held, out.holds = min(out.held, time), true
+			out.held, out.holds = min(out.held, p.time), true
 		}
 	}
 	return out
 }
 
 func (t *Tracker) reckon() int64 {
-	held, holds, largest := int64(math.MaxInt64), false, int64(None)
+	held, holds, largest, latest := int64(math.MaxInt64), false, int64(None), t.latest()
 	for name := range t.sources {
-		s := t.stand(name)
+		s := t.stand(name, latest)
 		holds = holds || s.holds
 		held = min(held, s.held)
 		largest = max(largest, s.largest)
@@ -183,7 +216,7 @@ func (t *Tracker) reckon() int64 {
 
 // Source is how far one source has come, less grace; for people to look at. None when that is not known.
 func (t *Tracker) Source(name string) int64 {
-	s := t.stand(name)
+	s := t.stand(name, t.latest())
 	at := s.held
 	if !s.holds {
 		at = s.largest
@@ -243,6 +276,7 @@ func (t *Tracker) Append(dst []byte) []byte {
 				dst = binary.AppendUvarint(dst, p.flags())
 				dst = binary.AppendVarint(dst, p.maxMS)
 				dst = binary.AppendVarint(dst, p.idleMS)
+				dst = binary.AppendVarint(dst, p.heardMS)
 			}
 		}
 	}
@@ -252,9 +286,11 @@ func (t *Tracker) Append(dst []byte) []byte {
 const (
 	flagHasMax = 1 << iota
 	flagLive
+	flagHeard
 )
 
 func (p progress) flags() (flags uint64) {
+	flags = flagHeard // states of before did not have it
 	if p.hasMax {
 		flags |= flagHasMax
 	}
@@ -334,7 +370,11 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 				}
 				writer := text()
 				flags := number()
-				s.heard[partition][writer] = progress{hasMax: flags&flagHasMax != 0, live: flags&flagLive != 0, maxMS: signed(), idleMS: signed()}
+				p := progress{hasMax: flags&flagHasMax != 0, live: flags&flagLive != 0, maxMS: signed(), idleMS: signed()}
+				if flags&flagHeard != 0 {
+					p.heardMS = signed()
+				}
+				s.heard[partition][writer] = p
 			}
 		}
 		if t.sources[name] != nil {
