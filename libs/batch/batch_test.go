@@ -21,7 +21,7 @@ func example() *eventv1.EventBatch {
 		Offsets: []byte{0, 0, 0, 0, 5, 0, 0, 0, 12, 0, 0, 0}, Versions: bytes.Repeat([]byte{3}, 24),
 		Selection: []byte{0b101}, Selected: 2, ColumnsSize: 5, Columns: []byte("hello"),
 		ArrivalMs: 1790000000000, InputSequence: 99, Traceparent: "00-1-2-01",
-		Tally: &eventv1.Tally{Records: 10, Tombstones: 1, DeadLetters: 2, Duplicates: 3, Rows: 4},
+		Tally: &eventv1.Tally{Records: 10, Tombstones: 1, DeadLetters: 2, Duplicates: 3, Rows: 4}, Behind: true,
 	}
 }
 

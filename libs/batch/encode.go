@@ -56,6 +56,9 @@ func (v *View) Append(dst []byte) []byte {
 	}
 	dst = appendVarint(dst, 23, uint64(v.OldestMS))
 	dst = appendBytes(dst, 24, v.JoinPast)
+	if v.Behind {
+		dst = appendVarint(dst, 26, 1)
+	}
 	return append(dst, v.unknown...)
 }
 

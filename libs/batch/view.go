@@ -69,6 +69,7 @@ type View struct {
 	Progress       Progress
 	Origins        []byte // rows × OriginBytes, or empty
 	JoinPast       []byte // an event.v1.JoinPast; only in what the join puts out
+	Behind         bool   // the partition has much more to read
 	unknown        []byte // fields of a newer writer, passed on as they are
 }
 
@@ -132,6 +133,8 @@ func (v *View) setVarint(number protowire.Number, x uint64) bool {
 		v.InputSequence = x
 	case 23:
 		v.OldestMS = int64(x)
+	case 26:
+		v.Behind = x != 0
 	default:
 		return false
 	}

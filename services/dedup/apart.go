@@ -11,8 +11,7 @@ import (
 	"sluice/libs/spec"
 )
 
-// apart takes batches apart by the lanes of their rows' join keys. Each lane gets a message for each batch, one without rows if
-// none of them are for it, so that it learns how far the batch's partition has come.
+// apart takes batches apart by the lanes of their rows' join keys.
 type apart struct {
 	record  *controlv1.PipelineRecord
 	layouts map[layoutOf][]*native.Column
@@ -96,9 +95,13 @@ func (a *apart) layout(key layoutOf) ([]*native.Column, error) {
 	return nil, fmt.Errorf("it is of schema revision %d, which the pipeline does not have (yet)", key.revision)
 }
 
-// emit puts out the selected rows of a batch, each in the lane of its join key.
-func (a *apart) emit(v *batch.View, set spec.LaneSet, out fold.Emitter) error {
+// emit puts out the selected rows of a batch, each in the lane of its join key. A lane that gets a message without rows learns how far the batch's partition
+// has come.
+func (a *apart) emit(v *batch.View, set spec.LaneSet, to []bool, out fold.Emitter) error {
 	for share, lane := range set.Lanes() {
+		if !to[share] {
+			continue
+		}
 		var failed error
 		err := out.Append(lane, func(dst []byte) []byte {
 			part := *v

@@ -31,6 +31,8 @@ type branch struct {
 	set     *window.Set // nil: every row passes
 	adopted bool        // a checkpoint says under which window the outputs are decided
 	relane  bool        // its rows are for the lanes of their join keys
+	telling telling     // where relane
+	everyMS int64       // that is asked for
 }
 
 func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *slog.Logger) (*core, error) {
@@ -40,7 +42,10 @@ func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *
 		apart: apart{record: record},
 	}
 	for _, b := range spec.Branches(p) {
-		out := &branch{relane: b.Relane}
+		out := &branch{relane: b.Relane, telling: telling{told: map[string]told{}}}
+		if b.Relane {
+			out.everyMS = spec.Heartbeat(p).Milliseconds()
+		}
 		if b.Dedup != nil {
 			out.config = configOf(b.Dedup)
 			var err error
@@ -92,7 +97,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	v.Selected = taken - duplicates
 	v.InputSequence, v.Tally = in.Sequence, *in.Tally
 	if b.relane {
-		return c.apart.emit(v, c.set, out)
+		return c.apart.emit(v, c.set, b.telling.lanes(in, c.set.Count), out)
 	}
 	return out.Append(c.lane, func(dst []byte) []byte { return appendOutput(v, dst) })
 }
@@ -125,9 +130,12 @@ func (c *core) admit(b *branch, in fold.Input) (taken, duplicates int, err error
 	return v.Selected, duplicates, err
 }
 
-// Adopt changes over to the windows that are asked for now.
+// Adopt changes over to the windows that are asked for now, and to how often lanes are told.
 func (c *core) Adopt() (changed bool, err error) {
 	for _, b := range c.branches {
+		if b.telling.everyMS != b.everyMS {
+			b.telling.everyMS, changed = b.everyMS, true
+		}
 		if b.set == nil || b.adopted && b.set.Window() == b.config.Window {
 			continue
 		}

@@ -86,7 +86,7 @@ func (c *core) Inherit(ctx context.Context, left *checkpoint.Left) error {
 		if err := b.restore(st); err != nil {
 			return err
 		}
-		b.adopted = false // nothing was decided yet in this lane
+		b.adopted, b.telling = false, telling{told: map[string]told{}} // nothing was decided yet in this lane
 	}
 	return left.Segments(ctx, func(s *eventv1.Segment, data []byte) error {
 		b, err := c.branchOf(s, data)
@@ -155,6 +155,7 @@ func (b *branch) restore(saved *eventv1.DedupSet) error {
 	b.set.RestoreState(st)
 	// What was published was decided under the window of the checkpoint, and so it is replayed.
 	b.adopted = true
+	b.telling.restore(saved.GetTelling())
 	return b.set.SetWindow(time.Duration(saved.GetWindowMs()) * time.Millisecond)
 }
 
@@ -167,6 +168,7 @@ func (b *branch) saved() *eventv1.DedupSet {
 	for name, w := range st.Writers {
 		out.MaxTimeMs[name], out.ArrivalMs[name] = w.MaxMS, w.ArrivalMS
 	}
+	out.Telling = b.telling.saved()
 	return out
 }
 

@@ -104,6 +104,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		rec: s.rec, topic: topic, number: number, cluster: s.cluster, log: s.service.log, status: status,
 		branch: s.branch, pulse: s.pulse(pos, partitions),
 		linger:   linger(pipeline.GetBatch().GetMaxDelay().AsDuration(), partitions*s.branches),
+		delay:    pipeline.GetBatch().GetMaxDelay().AsDuration(),
 		patience: min(pipeline.GetBatch().GetMaxDelay().AsDuration(), maxPatience),
 		fields:   batch.Fields{Keys: dedup != nil, Versions: dedup.GetKeep() == controlv1.Keep_LATEST, Join: s.plan.Join()},
 		// The event's own time otherwise.

@@ -19,7 +19,8 @@ const (
 // tick does what is due and says when to come back.
 func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (time.Duration, error) {
 	now := time.Now()
-	p.status.highWater(claim.HighWaterMarkOffset())
+	p.highWater = claim.HighWaterMarkOffset()
+	p.status.highWater(p.highWater)
 	next, err := p.due(ctx, claim, now)
 	if err != nil {
 		return 0, err
@@ -70,6 +71,15 @@ func (p *partition) company(highWater int64, now time.Time) time.Duration {
 		return 0
 	}
 	return max(0, min(p.patience-waited, p.linger)) // and look again whether it is still so
+}
+
+// lateShare is how much later than the user allows rows must be in any case for it not to matter how long blocks take to fill.
+const lateShare = 4
+
+// late tells whether to read what Kafka still holds takes much longer than a row may wait, so that rows are late whatever is done.
+func (p *partition) late() bool {
+	ahead := float64(p.highWater - p.pos.next)
+	return ahead >= burst && ahead > p.rate*p.delay.Seconds()*lateShare
 }
 
 // probe moves the position over offsets that hold no record to read: control records, aborted

@@ -71,6 +71,7 @@ type envelope struct {
 	arrival   int64 // milliseconds
 	byArrival bool  // dedup measures on the time of arrival
 	tally     batch.Tally
+	behind    bool
 	// With a join:
 	source   string
 	progress batch.Progress
@@ -106,7 +107,7 @@ func (b *buffer) encode(env envelope, limit int) error {
 	*v = batch.View{
 		SchemaRevision: env.revision,
 		Topic:          []byte(env.topic), TopicID: env.id[:], Partition: env.partition, Rewinds: env.rewinds, RewoundTo: env.rewoundTo,
-		ArrivalMS: env.arrival, Tally: env.tally, Source: []byte(env.source), Progress: env.progress,
+		ArrivalMS: env.arrival, Tally: env.tally, Behind: env.behind, Source: []byte(env.source), Progress: env.progress,
 	}
 	if b.rows.Rows() == 0 {
 		v.FirstOffset, v.LastOffset = env.next, env.next-1

@@ -48,6 +48,7 @@ type partition struct {
 	status    *unit
 	linger    time.Duration // of rows in a batch that is not full
 	patience  time.Duration // the same while there is much to read
+	delay     time.Duration // that the user allows until a row is in a block
 	branch    spec.Branch
 	pulse     *pulse // nil without a join
 	fields    batch.Fields
@@ -79,6 +80,9 @@ type partition struct {
 	lastSettle  time.Time
 	lastProbe   time.Time
 	lastSame    time.Time // when the topic's id was last known to be the same
+	rate        float64   // records a second, as of the last settle
+	settledAt   uint64    // records as of the last settle
+	highWater   int64     // end of the partition, as far as the consumer knows
 	drained     bool      // the consumer had no more for us after the last burst
 	stalled     bool      // an appender was behind
 	resting     bool      // there were heartbeats since the last settle
@@ -103,7 +107,7 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 		}
 	}()
 
-	p.lastSettle = time.Now()
+	p.lastSettle, p.settledAt = time.Now(), p.pos.tally.Records
 	if p.pulse != nil {
 		p.pulse.lanes = make([]said, len(p.lanes))
 	}
@@ -244,7 +248,9 @@ func (p *partition) settle(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	p.lastSettle = time.Now()
+	now := time.Now()
+	p.rate, p.settledAt = float64(p.pos.tally.Records-p.settledAt)/max(now.Sub(p.lastSettle).Seconds(), 0.001), p.pos.tally.Records
+	p.lastSettle = now
 	if !p.dirty {
 		return nil
 	}

@@ -13,7 +13,7 @@ func (p *partition) envelope(idle bool) envelope {
 	return envelope{
 		revision: p.revision, topic: p.topic, id: p.pos.id, partition: p.number, rewinds: p.pos.rewinds, rewoundTo: p.pos.rewoundTo,
 		arrival: p.lastArrival, byArrival: p.byArrival, tally: p.pos.tally,
-		source: p.branch.Source, progress: p.progress(idle), next: p.pos.next,
+		source: p.branch.Source, progress: p.progress(idle), next: p.pos.next, behind: p.late(),
 	}
 }
 

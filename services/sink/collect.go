@@ -235,7 +235,7 @@ func (c *collector) offer(msg *fencedlog.Message) (taken bool, err error) {
 	if err != nil {
 		return false, fail(err)
 	}
-	m := block.Message{Sequence: msg.Sequence, Stored: msg.Time, Revision: c.view.SchemaRevision, Rows: c.view.Selected}
+	m := block.Message{Sequence: msg.Sequence, Stored: msg.Time, Revision: c.view.SchemaRevision, Rows: c.view.Selected, Behind: c.view.Behind}
 	if m.Rows > 0 {
 		m.Bytes = int(int64(c.view.ColumnsSize) * int64(m.Rows) / int64(c.view.Rows))
 	}

@@ -130,7 +130,9 @@ type EventBatch struct {
 	// latency from Kafka to the table.
 	OldestMs int64 `protobuf:"varint,23,opt,name=oldest_ms,json=oldestMs,proto3" json:"oldest_ms,omitempty"`
 	// A JoinPast, in what the join puts out.
-	JoinPast      []byte `protobuf:"bytes,24,opt,name=join_past,json=joinPast,proto3" json:"join_past,omitempty"`
+	JoinPast []byte `protobuf:"bytes,24,opt,name=join_past,json=joinPast,proto3" json:"join_past,omitempty"`
+	// The partition has so much more to read in Kafka that the events are late whatever is done: blocks may take longer to fill.
+	Behind        bool `protobuf:"varint,26,opt,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +333,13 @@ func (x *EventBatch) GetJoinPast() []byte {
 		return x.JoinPast
 	}
 	return nil
+}
+
+func (x *EventBatch) GetBehind() bool {
+	if x != nil {
+		return x.Behind
+	}
+	return false
 }
 
 // JoinPast says what a join had taken when it put a message out: with it, what comes again in another order after the log before the join
@@ -1892,10 +1901,13 @@ func (x *DedupState) GetSets() map[string]*DedupSet {
 type DedupSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in Manifest.
-	HorizonMs     int64            `protobuf:"varint,1,opt,name=horizon_ms,json=horizonMs,proto3" json:"horizon_ms,omitempty"`
-	WindowMs      int64            `protobuf:"varint,2,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
-	MaxTimeMs     map[string]int64 `protobuf:"bytes,3,rep,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	ArrivalMs     map[string]int64 `protobuf:"bytes,4,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	HorizonMs int64            `protobuf:"varint,1,opt,name=horizon_ms,json=horizonMs,proto3" json:"horizon_ms,omitempty"`
+	WindowMs  int64            `protobuf:"varint,2,opt,name=window_ms,json=windowMs,proto3" json:"window_ms,omitempty"`
+	MaxTimeMs map[string]int64 `protobuf:"bytes,3,rep,name=max_time_ms,json=maxTimeMs,proto3" json:"max_time_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	ArrivalMs map[string]int64 `protobuf:"bytes,4,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Of a source that is taken apart: when each of its partitions was last told to all lanes, by writer of the upstream log. Absent: with each batch, as earlier
+	// versions did.
+	Telling       *Telling `protobuf:"bytes,5,opt,name=telling,proto3" json:"telling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1958,6 +1970,119 @@ func (x *DedupSet) GetArrivalMs() map[string]int64 {
 	return nil
 }
 
+func (x *DedupSet) GetTelling() *Telling {
+	if x != nil {
+		return x.Telling
+	}
+	return nil
+}
+
+type Telling struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often that is, milliseconds.
+	EveryMs       int64            `protobuf:"varint,1,opt,name=every_ms,json=everyMs,proto3" json:"every_ms,omitempty"`
+	Told          map[string]*Told `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Telling) Reset() {
+	*x = Telling{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Telling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Telling) ProtoMessage() {}
+
+func (x *Telling) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Telling.ProtoReflect.Descriptor instead.
+func (*Telling) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Telling) GetEveryMs() int64 {
+	if x != nil {
+		return x.EveryMs
+	}
+	return 0
+}
+
+func (x *Telling) GetTold() map[string]*Told {
+	if x != nil {
+		return x.Told
+	}
+	return nil
+}
+
+// Told is what all lanes have heard of a partition last.
+type Told struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ArrivalMs     int64                  `protobuf:"varint,1,opt,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty"`
+	Partitions    uint32                 `protobuf:"varint,2,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Told) Reset() {
+	*x = Told{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Told) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Told) ProtoMessage() {}
+
+func (x *Told) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Told.ProtoReflect.Descriptor instead.
+func (*Told) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Told) GetArrivalMs() int64 {
+	if x != nil {
+		return x.ArrivalMs
+	}
+	return 0
+}
+
+func (x *Told) GetPartitions() uint32 {
+	if x != nil {
+		return x.Partitions
+	}
+	return 0
+}
+
 // Taken is how far a lane has come with the records of one Kafka partition. Offsets rise within a partition and lane, so
 // that a row below next_offset was taken before, whatever number its message has now.
 type Taken struct {
@@ -1971,7 +2096,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2108,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2121,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -2032,7 +2157,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2169,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2182,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -2090,7 +2215,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2227,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2240,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Segment) GetKey() string {
@@ -2203,7 +2328,7 @@ type SinkPosition struct {
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2215,7 +2340,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2228,7 +2353,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -2381,7 +2506,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2518,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2531,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -2446,7 +2571,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2583,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2596,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -2536,7 +2661,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2673,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2686,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2669,7 +2794,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2806,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2819,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -2802,7 +2927,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2814,7 +2939,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2827,7 +2952,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -2925,7 +3050,7 @@ var File_sluice_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xa2\x06\n" +
+	"\x1bsluice/event/v1/event.proto\x12\x0fsluice.event.v1\"\xba\x06\n" +
 	"\n" +
 	"EventBatch\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12'\n" +
@@ -2954,7 +3079,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\bprogress\x18\x15 \x01(\v2\x19.sluice.event.v1.ProgressR\bprogress\x12\x18\n" +
 	"\aorigins\x18\x16 \x01(\fR\aorigins\x12\x1b\n" +
 	"\toldest_ms\x18\x17 \x01(\x03R\boldestMs\x12\x1b\n" +
-	"\tjoin_past\x18\x18 \x01(\fR\bjoinPast\"\x87\x03\n" +
+	"\tjoin_past\x18\x18 \x01(\fR\bjoinPast\x12\x16\n" +
+	"\x06behind\x18\x1a \x01(\bR\x06behind\"\x87\x03\n" +
 	"\bJoinPast\x12&\n" +
 	"\fwatermark_ms\x18\x01 \x01(\x03H\x00R\vwatermarkMs\x88\x01\x01\x12 \n" +
 	"\tbefore_ms\x18\x02 \x01(\x03H\x01R\bbeforeMs\x88\x01\x01\x12:\n" +
@@ -3144,20 +3270,33 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x04sets\x18\x01 \x03(\v2%.sluice.event.v1.DedupState.SetsEntryR\x04sets\x1aR\n" +
 	"\tSetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\xd5\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\x89\x03\n" +
 	"\bDedupSet\x12\x1d\n" +
 	"\n" +
 	"horizon_ms\x18\x01 \x01(\x03R\thorizonMs\x12\x1b\n" +
 	"\twindow_ms\x18\x02 \x01(\x03R\bwindowMs\x12H\n" +
 	"\vmax_time_ms\x18\x03 \x03(\v2(.sluice.event.v1.DedupSet.MaxTimeMsEntryR\tmaxTimeMs\x12G\n" +
 	"\n" +
-	"arrival_ms\x18\x04 \x03(\v2(.sluice.event.v1.DedupSet.ArrivalMsEntryR\tarrivalMs\x1a<\n" +
+	"arrival_ms\x18\x04 \x03(\v2(.sluice.event.v1.DedupSet.ArrivalMsEntryR\tarrivalMs\x122\n" +
+	"\atelling\x18\x05 \x01(\v2\x18.sluice.event.v1.TellingR\atelling\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"]\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xac\x01\n" +
+	"\aTelling\x12\x19\n" +
+	"\bevery_ms\x18\x01 \x01(\x03R\aeveryMs\x126\n" +
+	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x1aN\n" +
+	"\tToldEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
+	"\x05value\x18\x02 \x01(\v2\x15.sluice.event.v1.ToldR\x05value:\x028\x01\"E\n" +
+	"\x04Told\x12\x1d\n" +
+	"\n" +
+	"arrival_ms\x18\x01 \x01(\x03R\tarrivalMs\x12\x1e\n" +
+	"\n" +
+	"partitions\x18\x02 \x01(\rR\n" +
+	"partitions\"]\n" +
 	"\x05Taken\x12\x19\n" +
 	"\btopic_id\x18\x01 \x01(\fR\atopicId\x12\x18\n" +
 	"\arewinds\x18\x02 \x01(\rR\arewinds\x12\x1f\n" +
@@ -3293,7 +3432,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3314,88 +3453,94 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Healing)(nil),         // 16: sluice.event.v1.Healing
 	(*DedupState)(nil),      // 17: sluice.event.v1.DedupState
 	(*DedupSet)(nil),        // 18: sluice.event.v1.DedupSet
-	(*Taken)(nil),           // 19: sluice.event.v1.Taken
-	(*Mark)(nil),            // 20: sluice.event.v1.Mark
-	(*Segment)(nil),         // 21: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 22: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 23: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 24: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 25: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 26: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 27: sluice.event.v1.BatchReceipt
-	nil,                     // 28: sluice.event.v1.JoinPast.TakenEntry
-	nil,                     // 29: sluice.event.v1.JoinPast.OwnEntry
-	nil,                     // 30: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 31: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 32: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 33: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 34: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 35: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 36: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 37: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 38: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 39: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 40: sluice.event.v1.SinkPosition.JoinedEntry
-	nil,                     // 41: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 42: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 43: sluice.event.v1.PendingBlock.PositionsEntry
+	(*Telling)(nil),         // 19: sluice.event.v1.Telling
+	(*Told)(nil),            // 20: sluice.event.v1.Told
+	(*Taken)(nil),           // 21: sluice.event.v1.Taken
+	(*Mark)(nil),            // 22: sluice.event.v1.Mark
+	(*Segment)(nil),         // 23: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 24: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 25: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 26: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 27: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 28: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 29: sluice.event.v1.BatchReceipt
+	nil,                     // 30: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 31: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 32: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 33: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 34: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 35: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 36: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 37: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 38: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 39: sluice.event.v1.Telling.ToldEntry
+	nil,                     // 40: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 41: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 42: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 43: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 44: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 45: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 46: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
 	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
 	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	28, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
-	29, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	30, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	31, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
 	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	20, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
+	22, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
 	12, // 10: sluice.event.v1.RefusedRows.rows:type_name -> sluice.event.v1.RefusedRow
-	21, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	23, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	5,  // 12: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	30, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	31, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	32, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	20, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	32, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	33, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	34, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	22, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
 	16, // 17: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
-	20, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	22, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
 	15, // 19: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	33, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	35, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
 	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
 	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
-	20, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
-	20, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	34, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	35, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	36, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	25, // 28: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	5,  // 29: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	37, // 30: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	20, // 31: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	23, // 32: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	16, // 33: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	38, // 34: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	10, // 35: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
-	39, // 36: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	40, // 37: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
-	41, // 38: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	42, // 39: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	43, // 40: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	27, // 41: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	19, // 42: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 43: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 44: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 45: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	19, // 46: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	19, // 47: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
-	24, // 48: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	19, // 49: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	22, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
+	22, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	36, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	37, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	38, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	19, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
+	39, // 29: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
+	27, // 30: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 31: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	40, // 32: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	22, // 33: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	25, // 34: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	16, // 35: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	41, // 36: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	10, // 37: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
+	42, // 38: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	43, // 39: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	44, // 40: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	45, // 41: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	46, // 42: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	29, // 43: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	21, // 44: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 45: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 46: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 47: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	20, // 48: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
+	21, // 49: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 50: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	26, // 51: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	21, // 52: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3412,7 +3557,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   43,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

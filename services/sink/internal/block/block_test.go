@@ -36,6 +36,33 @@ func TestPlan(t *testing.T) {
 	require.True(t, p.Accepts(msg(11, 1, 1, 7)), "without rows a block has no revision yet")
 }
 
+// Rows that are late in any case may wait for more of them, as long as no other is in the block.
+func TestBehind(t *testing.T) {
+	start := time.Unix(1000, 0)
+	late, other, none := Message{Sequence: 1, Rows: 1, Behind: true}, Message{Sequence: 2, Rows: 1}, Message{Sequence: 3}
+	for _, c := range []struct {
+		delay, want time.Duration
+		messages    []Message
+	}{
+		{time.Second, 4 * time.Second, []Message{late}},
+		{time.Second, 4 * time.Second, []Message{none, late, late, none}},
+		{time.Second, time.Second, []Message{late, other}},
+		{time.Second, time.Second, []Message{other, late}},
+		{time.Second, time.Second, []Message{none}},
+		{2 * time.Second, 5 * time.Second, []Message{late}},
+		{time.Minute, time.Minute, []Message{late}},
+	} {
+		p := NewPlan(Bounds{Rows: 100, Bytes: 100, MaxDelay: c.delay})
+		for range 2 {
+			for i, m := range c.messages {
+				p.Add(m, start.Add(time.Duration(i)*time.Hour))
+			}
+			require.Equal(t, start.Add(c.want), p.Due(), "%v", c)
+			p.Reset()
+		}
+	}
+}
+
 func TestTokens(t *testing.T) {
 	n := Name{Pipeline: "p", UID: "u1", Table: "db.t", Lane: 3, First: 7, Last: 9}
 	require.Equal(t, "sluice/p.u1/db.t/3/7-9", n.Token())

@@ -24,6 +24,7 @@ type Message struct {
 	Revision uint64    // of the schema
 	Rows     int       // that are still in
 	Bytes    int       // of those, uncompressed
+	Behind   bool      // so much is waiting behind it that its rows are late whatever is done
 }
 
 // Plan is the block that is being collected: a contiguous range of a lane's messages. The zero Plan is
@@ -37,6 +38,7 @@ type Plan struct {
 	Revision    uint64 // 0 as long as there are no rows
 	messages    int
 	began       time.Time
+	behind      bool // all rows are
 }
 
 // NewPlan returns an empty plan.
@@ -58,6 +60,7 @@ func (p *Plan) Add(m Message, now time.Time) {
 	p.messages++
 	p.Last, p.LastStored = m.Sequence, m.Stored
 	if m.Rows > 0 {
+		p.behind = m.Behind && (p.behind || p.Rows == 0)
 		p.Rows += m.Rows
 		p.Bytes += m.Bytes
 		p.Revision = m.Revision
@@ -70,8 +73,21 @@ func (p *Plan) Empty() bool { return p.messages == 0 }
 // Full tells that the block is to be sent whatever comes.
 func (p *Plan) Full() bool { return p.Rows >= p.bounds.Rows || p.Bytes >= p.bounds.Bytes }
 
+// While the pipeline is behind a block may take so many times the delay to fill, but no longer than that: fewer and larger blocks are what it takes to
+// catch up.
+const (
+	behindShare = 4
+	behindDelay = 5 * time.Second
+)
+
 // Due is when the block is to be sent at the latest. Only of a plan that is not empty.
-func (p *Plan) Due() time.Time { return p.began.Add(p.bounds.MaxDelay) }
+func (p *Plan) Due() time.Time {
+	delay := p.bounds.MaxDelay
+	if p.behind {
+		delay = max(delay, min(behindShare*delay, behindDelay))
+	}
+	return p.began.Add(delay)
+}
 
 // Reset empties the plan.
 func (p *Plan) Reset() { *p = Plan{bounds: p.bounds} }
