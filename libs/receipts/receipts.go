@@ -81,6 +81,7 @@ func part(r *eventv1.Receipt, from, to int) *eventv1.Receipt {
 	return &eventv1.Receipt{
 		Lane: r.GetLane(), FirstSequence: r.GetFirstSequence(), LastSequence: r.GetLastSequence(), Rows: r.GetRows(), Refused: r.GetRefused(),
 		BeganMs: r.GetBeganMs(), DoneMs: r.GetDoneMs(), Token: r.GetToken(), TraceId: r.GetTraceId(), Stage: r.GetStage(), Batches: r.GetBatches()[from:to],
+		Epoch: r.GetEpoch(), LastTimeNs: r.GetLastTimeNs(),
 	}
 }
 
@@ -142,7 +143,7 @@ func Each(ctx context.Context, js jetstream.JetStream, pipeline string, lane int
 	}
 }
 
-// Last returns the last receipt of a block of the sink of a lane; an empty one when there is none.
+// Last returns the last receipt of a block of the sink of a lane that had rows; an empty one when there is none.
 func Last(ctx context.Context, js jetstream.JetStream, pipeline string, lane int) (*eventv1.Receipt, error) {
 	stream, err := js.Stream(ctx, Stream(pipeline))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -162,13 +163,13 @@ func Last(ctx context.Context, js jetstream.JetStream, pipeline string, lane int
 	if err := proto.Unmarshal(msg.Data, last); err != nil {
 		return nil, fmt.Errorf("read %s: sequence %d: %w", Stream(pipeline), msg.Sequence, err)
 	}
-	if last.GetStage() == "" {
+	if last.GetToken() != "" {
 		return last, nil
 	}
-	// A stage before the sink has said something since.
+	// A stage before the sink has said something since, or a block without rows came.
 	var found *eventv1.Receipt
 	err = Each(ctx, js, pipeline, lane, func(r *eventv1.Receipt, _ uint64) bool {
-		if r.GetStage() == "" {
+		if r.GetToken() != "" {
 			found = r
 		}
 		return true

@@ -67,6 +67,8 @@ type assembler struct {
 	wires  [][]byte
 	masks  [][]byte
 	notes  []note // of the messages
+	// identity is that of the rows.
+	identity identity
 	// origins says that of a join's rows it is to be kept what they were made of.
 	origins bool
 }
@@ -89,6 +91,7 @@ func (a *assembler) reset() {
 		a.spare = append(a.spare, a.groups...)
 	}
 	a.groups, a.count = a.groups[:0], 0
+	a.identity.reset()
 }
 
 // add appends a message's selected rows. After an error the block is of no use.
@@ -128,6 +131,7 @@ func (a *assembler) add(v *batch.View, l *layout) error {
 		}
 	}
 	a.count += v.Selected
+	a.identity.add(v)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -13,25 +14,25 @@ import (
 // deliver brings one block to where it belongs: its rows into the table, what the table refuses into
 // the dead-letter log.
 func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
-	began, refused, token := time.Now(), uint64(0), ""
+	began, refused, token, epoch := time.Now(), uint64(0), "", l.epoch
 	working, spans := l.beginSpans(working, b)
 	l.unit.Working(working)
 	defer l.unit.Working(ctx)
 	defer func() { spans.end(b.rows.count, refused, b.plan.Bytes, time.Now(), err) }()
 	if b.rows.count > 0 {
-		stored, epoch := l.pos.stored.GetPending(), l.epoch
+		stored := l.pos.stored.GetPending()
 		// What is stored may still be the block before: its advance comes with this one's guard.
 		repeated := b.recovered || stored.GetFirstSequence() == b.plan.First && stored.GetEpoch() == epoch // sequences begin with 1
 		if b.recovered {
 			epoch = stored.GetEpoch()
 		}
-		records := b.taken.since(l.taken)
+		records, content := b.taken.since(l.taken), b.rows.identity.value()
 		s := sending{
-			lane: l, ctx: ctx, working: working, spans: spans, name: l.name(epoch, b.plan.First, b.plan.Last), layout: b.rows.layout, groups: b.rows.done(),
+			lane: l, ctx: ctx, working: working, spans: spans, name: l.name(epoch, b.plan.First, b.plan.Last, content), layout: b.rows.layout, groups: b.rows.done(),
 			pending: &eventv1.PendingBlock{
 				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
 				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
-				Epoch: epoch, Taken: records.taken, Positions: records.positions,
+				Epoch: epoch, Taken: records.taken, Positions: records.positions, Content: content,
 			},
 		}
 		l.letters.locator.origin = l.origin()
@@ -42,7 +43,12 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 			s.settled = ledger.New(l.ledger.Hash())
 		}
 		if repeated {
+			if was := stored.GetContent(); was != 0 && was != content && !b.recovered {
+				return fmt.Errorf("messages %d to %d of %s hold other rows than were to be inserted before the restart: the log is not what it was",
+					b.plan.First, b.plan.Last, l.upstream.Stream())
+			}
 			s.pending, s.repeated = proto.CloneOf(stored), true
+			s.name.Content = stored.GetContent() // as it was sent
 			if err := s.resume(); err != nil {
 				return err
 			}
@@ -74,7 +80,7 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 		refused, token = s.refused, s.name.Token()
 		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())
 	}
-	l.receipt(working, b, refused, began, time.Now(), token)
+	l.receipt(working, b, epoch, refused, began, time.Now(), token)
 	// Durable step 5 follows with the next block or by itself: the advance.
 	l.taken, l.moved = b.taken, true
 	if b.again > 0 {

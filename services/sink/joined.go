@@ -79,6 +79,24 @@ func (l *lane) rereadJoin(ctx context.Context, s *suspicion) error {
 	return nil
 }
 
+// allRead takes all records that were read by now for such as may be in the table: what the lane has sent beyond its position, of messages that the log has lost, was made
+// of some of them.
+func (l *lane) allRead(ctx context.Context) error {
+	fences, err := l.seen(ctx)
+	if err != nil {
+		return err
+	}
+	seen := maps.Clone(l.seenOffsets)
+	if seen == nil {
+		seen = map[string]int64{}
+	}
+	for writer, at := range fences {
+		seen[writer] = max(seen[writer], at.GetNextOffset(), at.GetSeenOffset())
+	}
+	l.seenOffsets = seen
+	return nil
+}
+
 // joinTook notes what the join had taken when it put out a message.
 func joinTook(to *batch.Taken, v *batch.View) error {
 	if len(v.JoinPast) == 0 {

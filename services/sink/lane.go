@@ -100,7 +100,7 @@ type lane struct {
 	told        []string // what was found since the lane was taken
 	// lettersThere: since take.
 	lettersThere *deadletters.Watch
-	// suspicion is why rows that come next may be in the table; nil: they are not.
+	// suspicion is why rows that come next may be in the table; nil: they are not. Kept in the position.
 	suspicion *suspicion
 }
 
@@ -169,7 +169,7 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	if p := l.pos.stored.GetPending(); p != nil {
-		if err := l.endPredecessor(ctx, l.name(p.GetEpoch(), p.GetFirstSequence(), p.GetLastSequence())); err != nil {
+		if err := l.endPredecessor(ctx, l.name(p.GetEpoch(), p.GetFirstSequence(), p.GetLastSequence(), p.GetContent())); err != nil {
 			return err
 		}
 	}
@@ -185,6 +185,7 @@ func (l *lane) restore(p *eventv1.SinkPosition) (err error) {
 	l.marks, l.epoch, l.healed = p.GetMarks(), p.GetEpoch(), p.GetHealed()
 	l.letters.had = p.GetLetters()
 	l.joined, l.seenOffsets = p.GetJoined(), p.GetSeenOffsets()
+	l.suspicion = suspicionOf(p.GetSuspicion())
 	if l.covered == 0 && len(l.marks) == 0 && p.GetPending() == nil {
 		l.marks = []*eventv1.Mark{{}} // see tracked
 	}
@@ -202,9 +203,9 @@ func (l *lane) origin() origin {
 
 func (l *lane) sink() *controlv1.ClickHouseSink { return l.record.GetSpec().GetSink().GetClickhouse() }
 
-func (l *lane) name(epoch uint32, first, last uint64) block.Name {
+func (l *lane) name(epoch uint32, first, last, content uint64) block.Name {
 	return block.Name{Pipeline: l.record.GetSpec().GetId(), UID: l.record.GetUid(), Table: l.table.String(),
-		Lane: l.index, Epoch: epoch, First: first, Last: last}
+		Lane: l.index, Epoch: epoch, First: first, Last: last, Content: content}
 }
 
 // send sends block after block, and keeps the position.
@@ -271,7 +272,7 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 	err := l.pos.write(ctx, &eventv1.SinkPosition{
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
 		Ledger: l.ledgerProto(), Taken: l.taken.taken, Positions: l.taken.positions, Marks: l.marks, Epoch: l.epoch, Healed: l.healed,
-		Letters: l.letters.had, Joined: l.joined, SeenOffsets: l.seenOffsets,
+		Letters: l.letters.had, Joined: l.joined, SeenOffsets: l.seenOffsets, Suspicion: l.suspicion.proto(),
 	})
 	if err == nil {
 		l.moved = false

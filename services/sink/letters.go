@@ -64,11 +64,14 @@ func parseLetterPosition(text string) (p letterPosition, err error) {
 	return p, nil
 }
 
+// writerName is that of the lane in the dead-letter log.
+func (d *letters) writerName() string { return stageName + "-" + strconv.Itoa(d.options.Lane) }
+
 func (d *letters) open(ctx context.Context) error {
 	if d.writer != nil {
 		return nil
 	}
-	w, last, err := deadletters.Open(ctx, d.js, d.pipeline, stageName+"-"+strconv.Itoa(d.options.Lane), d.options)
+	w, last, err := deadletters.Open(ctx, d.js, d.pipeline, d.writerName(), d.options)
 	if err != nil {
 		return err
 	}

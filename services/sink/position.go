@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// positionFormat is the newest format that this version knows. It is written once the log's sequences have begun anew, which a
-	// version that knows only plainFormat would not keep apart.
-	positionFormat = 2
+	// positionFormat is the newest format that this version knows: of a position with a block whose tokens tell its content, which earlier versions would send again
+	// under others. epochFormat is written once the log's sequences have begun anew, which a version that knows only plainFormat would not keep apart.
+	positionFormat = 3
+	epochFormat    = 2
 	plainFormat    = 1
 	// writeTimeout bounds one attempt to write a position; what is then unknown is found out by reading it.
 	writeTimeout = 5 * time.Second
@@ -95,8 +96,11 @@ func (p *position) read(ctx context.Context) (*eventv1.SinkPosition, error) {
 func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error {
 	next.Format, next.Owner, next.Session, next.PipelineUid = plainFormat, p.owner, p.session, p.uid
 	next.Generation = max(p.generation, next.GetGeneration())
-	if next.GetEpoch() > 0 {
+	switch {
+	case next.GetPending().GetContent() != 0:
 		next.Format = positionFormat
+	case next.GetEpoch() > 0:
+		next.Format = epochFormat
 	}
 	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(next)
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,6 +14,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/clickhouse"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
 	"sluice/libs/receipts"
@@ -28,7 +31,7 @@ import (
 // sink has sent is a beginning of the lane's log, and of each partition in it.
 type suspicion struct {
 	why string
-	// upTo is the sequence up to which a receipt says that all is in the table; 0: there is none.
+	// upTo is the sequence up to which all is in the table, since the log is the one that the lane had read when it was further; 0: it is not, or nobody knows.
 	upTo uint64
 	// offsets, by partition, are where it had been read to before.
 	offsets map[int32]int64
@@ -39,9 +42,72 @@ type suspicion struct {
 	clean  bool   // none of the present block's is
 }
 
-// suspect looks for a witness that the position was further once.
+// suspect looks for a witness that the position was further once. What is found is in the position before anything is sent: the witness may not be heard again.
 func (l *lane) suspect(ctx context.Context) error {
-	s := &suspicion{offsets: map[int32]int64{}}
+	s := l.suspicion // said before
+	if s == nil {
+		s = &suspicion{offsets: map[int32]int64{}}
+	}
+	found := suspicion{offsets: map[int32]int64{}}
+	if err := l.receipts(ctx, &found); err != nil {
+		return err
+	}
+	if err := l.reread(ctx, &found); err != nil {
+		return err
+	}
+	s.joined = found.joined
+	if found.why == "" {
+		if s.why == "" && s.joined.any() {
+			s.why = "the store went back once"
+		}
+		if s.why != "" {
+			l.suspicion = s
+		}
+		return nil
+	}
+	s.merge(&found)
+	if s.upTo == 0 {
+		// Sequences have begun anew, or may have: what was named by them before, and after an earlier loss, must not be taken for what they name now.
+		last, err := l.lastLetter(ctx)
+		if err != nil {
+			return err
+		}
+		l.epoch = max(l.epoch, last.epoch) + 1
+	}
+	l.log.Warn("the lane's position was further once: what is in the table is left out", "lane", l.index, "reason", s.why)
+	l.suspicion = s
+	l.heal(s.why + "; rows that the table has are left out")
+	return l.write(ctx, l.pos.stored.GetPending())
+}
+
+// merge takes over what was found now.
+func (s *suspicion) merge(found *suspicion) {
+	for partition, offset := range found.offsets {
+		s.offsets[partition] = max(s.offsets[partition], offset)
+	}
+	s.why, s.upTo = found.why, found.upTo
+}
+
+// suspicionOf is what a position has kept. Nil of nil.
+func suspicionOf(p *eventv1.Suspicion) *suspicion {
+	if p == nil {
+		return nil
+	}
+	s := &suspicion{why: p.GetWhy(), upTo: p.GetUpTo(), offsets: map[int32]int64{}}
+	maps.Copy(s.offsets, p.GetOffsets())
+	return s
+}
+
+// proto is what the position keeps. Nil of nil.
+func (s *suspicion) proto() *eventv1.Suspicion {
+	if s == nil {
+		return nil
+	}
+	return &eventv1.Suspicion{Why: s.why, UpTo: s.upTo, Offsets: maps.Clone(s.offsets)}
+}
+
+// receipts looks whether blocks were sent beyond the position.
+func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	last, err := receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index)
 	if err != nil {
 		return err
@@ -50,25 +116,58 @@ func (l *lane) suspect(ctx context.Context) error {
 	if p := l.pos.stored.GetPending(); p.GetEpoch() == l.epoch {
 		known = max(known, p.GetLastSequence())
 	}
-	if last.GetLastSequence() > known && last.GetToken() == l.name(l.epoch, last.GetFirstSequence(), last.GetLastSequence()).Token() {
-		s.upTo = last.GetLastSequence()
-		s.why = fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d are in the table",
-			l.index, l.covered, s.upTo)
-	}
-	if err := l.reread(ctx, s); err != nil {
-		return err
-	}
-	if s.why == "" {
-		if s.joined.any() { // said before
-			s.why = "the store went back once"
-			l.suspicion = s
-		}
+	if !l.beyond(last, known) {
 		return nil
 	}
-	l.log.Warn("the lane's position was further once: what is in the table is left out", "lane", l.index, "reason", s.why)
-	l.suspicion = s
-	l.heal(s.why + "; rows that the table has are left out")
-	return nil
+	s.why = fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d were sent", l.index, l.covered, last.GetLastSequence())
+	if last.GetEpoch() == l.epoch && last.GetLastTimeNs() != 0 {
+		err := fencedlog.Verify(ctx, l.js, l.upstream, last.GetLastSequence(), time.Unix(0, last.GetLastTimeNs()))
+		if err == nil {
+			s.upTo = last.GetLastSequence()
+			return nil
+		}
+		if !errors.Is(err, fencedlog.ErrTailLost) {
+			return err
+		}
+	}
+	s.why += ", of messages that the log has lost since"
+	if l.record.GetSpec().GetJoin() != nil {
+		return l.allRead(ctx)
+	}
+	return receipts.Each(ctx, l.js, l.upstream.Pipeline, l.index, func(r *eventv1.Receipt, _ uint64) bool {
+		if !l.beyond(r, 0) {
+			return true
+		}
+		l.epoch = max(l.epoch, r.GetEpoch())
+		for _, b := range r.GetBatches() {
+			s.offsets[b.GetPartition()] = max(s.offsets[b.GetPartition()], b.GetLastOffset()+1)
+		}
+		return true
+	})
+}
+
+// beyond tells whether a receipt is of a block of this lane that was sent after what is known.
+func (l *lane) beyond(r *eventv1.Receipt, known uint64) bool {
+	if !strings.HasPrefix(r.GetToken(), l.name(0, 0, 0, 0).Family()) {
+		return false
+	}
+	return r.GetEpoch() > l.pos.stored.GetEpoch() || r.GetEpoch() == l.pos.stored.GetEpoch() && r.GetLastSequence() > known
+}
+
+// lastLetter is the place of the lane's last letter.
+func (l *lane) lastLetter(ctx context.Context) (letterPosition, error) {
+	log := fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.DeadLetters}
+	text, err := fencedlog.LastPosition(ctx, l.js, log, l.index, l.letters.writerName())
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return letterPosition{}, nil
+	}
+	if err == nil {
+		text, err = deadletters.PositionOf(text)
+	}
+	if err != nil {
+		return letterPosition{}, err
+	}
+	return parseLetterPosition(text)
 }
 
 // reread looks whether the ingestor has found that its log had been further than it is, beyond what this lane has.
@@ -168,6 +267,22 @@ func (s *suspicion) end(first uint64, groups []*group) bool {
 	return len(s.offsets) == 0
 }
 
+// concerns tells whether any row of a range may be in the table.
+func (s *suspicion) concerns(g *group, r block.Range) bool {
+	if len(s.offsets) == 0 {
+		return true // nobody knows how far it was
+	}
+	from := 0
+	for _, run := range g.account.runs {
+		inside := from < r.To && run.end > r.From
+		if offset, ok := s.offsets[run.partition]; ok && inside && run.first < offset+uncommitted {
+			return true
+		}
+		from = run.end
+	}
+	return false
+}
+
 // absent asks the table which rows it does not hold, for as long as it takes.
 func (s *sending) absent(what clickhouse.Insert) (lacks []int, err error) {
 	w := s.lane.suspicion
@@ -196,6 +311,9 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 	}
 	if w.joined.any() {
 		return s.siftJoined(g, r, what, d)
+	}
+	if !w.concerns(g, r) {
+		return false, nil
 	}
 	lacks, err := s.absent(*what)
 	if err != nil {

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -99,4 +100,174 @@ func (w *world) topicID() []byte {
 	}
 	require.Fail(w.t, "nothing was taken")
 	return nil
+}
+
+// story is rows that come one block after the other, stores that go back, and a table that remembers all tokens: what is in it may not keep new rows out.
+type story struct {
+	*world
+	events []event
+	o      *owner
+	stop   func(error) error
+	rows   int // that are in the table
+}
+
+func newStory(t *testing.T) *story {
+	s := &story{world: newWorld(t, 1), events: rowsOf(0, 400)}
+	s.logOnly = true
+	require.NoError(t, receipts.Ensure(t.Context(), s.js, "p"))
+	return s
+}
+
+func (s *story) up() {
+	s.t.Helper()
+	s.o = newOwner()
+	s.stop = s.start(s.o, "again", 0, s.js)
+}
+
+func (s *story) down() {
+	s.t.Helper()
+	require.NoError(s.t, s.stop(lanes.ErrStopping))
+}
+
+// next puts events into the log in messages of so many, each of which becomes a block, and waits until they are in the table.
+func (s *story) next(events, each int) {
+	s.t.Helper()
+	for range events / each {
+		s.put(0, s.events[s.rows:s.rows+each], int64(s.rows))
+		s.rows += each
+		s.await()
+	}
+}
+
+// await waits until the table has all rows, and a receipt says so.
+func (s *story) await() {
+	s.t.Helper()
+	want := fmt.Sprintf("%d/%d", s.rows, s.rows)
+	require.Eventually(s.t, func() bool { return s.table() == want }, patience, 5*time.Millisecond, "%s: %v", want, s.o.snapshot())
+	last := s.o.snapshot().GetPosition()
+	require.Eventually(s.t, func() bool {
+		r, err := receipts.Last(s.t.Context(), s.js, "p", 0)
+		return err == nil && (r.GetLastSequence() >= last || s.o.snapshot().GetPosition() != last)
+	}, patience, 5*time.Millisecond)
+}
+
+// again puts events that the log has lost into it once more, in messages of so many; the ingestor has found how far it had been.
+func (s *story) again(from, each int, seen int64) {
+	s.t.Helper()
+	body, err := proto.Marshal(&eventv1.IngestPosition{Topic: "events", NextOffset: int64(from), SeenOffset: seen})
+	require.NoError(s.t, err)
+	require.NoError(s.t, s.writer.Settle(s.t.Context(), body))
+	for n := from; n < s.rows; n += each {
+		s.put(0, s.events[n:min(n+each, s.rows)], int64(n))
+	}
+}
+
+func (s *story) finish() {
+	s.t.Helper()
+	s.await()
+	s.down()
+	s.balances("")
+}
+
+// New rows come under sequences that named others before, and the table remembers those: each is in it all the same. Also when the same copy is put back twice.
+func TestTokensOfAStoreThatWentBack(t *testing.T) {
+	for name, all := range map[string]bool{"all of it": true, "but the receipts know": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			s.up()
+			s.next(10, 10)
+			s.down()
+			lose := s.keep()
+			for range 2 {
+				s.up()
+				s.next(60, 10)
+				s.down()
+				if all { // and the ingestor knows of it by Kafka's group
+					lose(theBucket, theLog, "sluice_p_receipts")
+					s.again(10, s.rows, int64(s.rows))
+				} else {
+					lose(theBucket, theLog)
+					s.again(10, s.rows, 0)
+				}
+				// In one message: what comes next has the sequences of what was before.
+				s.up()
+				s.await()
+				s.next(80, 10)
+				s.down()
+				require.Contains(t, s.o.snapshot().GetLastError(), "went back")
+			}
+			s.up()
+			s.finish()
+		})
+	}
+}
+
+// The last block had no rows, and its receipt no token: the one before tells.
+func TestTheLastBlockHadNoRows(t *testing.T) {
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	lose := s.keep()
+	s.up()
+	s.next(10, 10)
+	s.put(0, s.events[:3], int64(s.rows), 0, 1, 2)
+	last := s.o.snapshot().GetPosition()
+	require.Eventually(t, func() bool { return s.o.snapshot().GetPosition() > last }, patience, 5*time.Millisecond)
+	s.down()
+	lose(theBucket)
+	s.forgetTokens(17)
+	s.up()
+	s.next(5, 5)
+	require.Contains(t, s.o.snapshot().GetLastError(), "the position of lane 0 went back")
+	s.finish()
+}
+
+// The log loses its tail, which heals; then the position goes back to before that: the receipts of since are of another epoch, and tell all the same.
+func TestThePositionGoesBackToBeforeAHealing(t *testing.T) {
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	lose := s.keep()
+	s.up()
+	s.next(30, 10)
+	s.down()
+	lose(theLog)
+	s.again(10, 7, 0)
+	s.up()
+	s.next(50, 5)
+	s.down()
+	require.Contains(t, s.o.snapshot().GetLastError(), "lost its tail")
+	lose(theBucket)
+	s.forgetTokens(17)
+	s.up()
+	s.next(20, 10)
+	require.Contains(t, s.o.snapshot().GetLastError(), "the position of lane 0 went back")
+	s.finish()
+}
+
+// What was suspected is still suspected after a crash, though what told of it may not be heard again.
+func TestSuspicionSurvivesACrash(t *testing.T) {
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	lose := s.keep()
+	s.up()
+	s.next(60, 10)
+	s.down()
+	lose(theBucket, theLog)
+	s.forgetTokens(17)
+	s.up() // the receipts tell
+	require.Eventually(t, func() bool { return s.position(0).GetSuspicion() != nil }, patience, 5*time.Millisecond)
+	_ = s.stop(lanes.ErrLost)
+	require.NoError(t, receipts.Remove(t.Context(), s.js, "p"))
+	require.NoError(t, receipts.Ensure(t.Context(), s.js, "p"))
+	s.again(10, 7, 0)
+	s.up()
+	s.await()
+	s.next(20, 10)
+	s.finish()
+	require.Nil(t, s.position(0).GetSuspicion(), "it is over")
 }

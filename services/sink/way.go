@@ -44,13 +44,13 @@ func (a *assembler) note(msg *fencedlog.Message, v *batch.View, now time.Time) {
 }
 
 // receipt publishes what became of a block. That it cannot is nobody's concern: see package receipts.
-func (l *lane) receipt(ctx context.Context, b *filled, refused uint64, began, done time.Time, token string) {
+func (l *lane) receipt(ctx context.Context, b *filled, epoch uint32, refused uint64, began, done time.Time, token string) {
 	if l.publish == nil || len(b.rows.notes) == 0 {
 		return
 	}
 	r := &eventv1.Receipt{
 		Lane: uint32(l.index), FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count), Refused: refused,
-		BeganMs: began.UnixMilli(), DoneMs: done.UnixMilli(), Token: token,
+		BeganMs: began.UnixMilli(), DoneMs: done.UnixMilli(), Token: token, Epoch: epoch, LastTimeNs: b.plan.LastStored.UnixNano(),
 	}
 	if sc := trace.SpanContextFromContext(ctx); sc.IsSampled() {
 		id := sc.TraceID()

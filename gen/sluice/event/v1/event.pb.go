@@ -2321,7 +2321,9 @@ type SinkPosition struct {
 	// may be in the table.
 	SeenOffsets map[string]int64 `protobuf:"bytes,42,rep,name=seen_offsets,json=seenOffsets,proto3" json:"seen_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// With a join: what the join had taken when it put out the last message that is covered. It tells whether this position went back with the store.
-	Joined        map[string]*Taken `protobuf:"bytes,43,rep,name=joined,proto3" json:"joined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Joined map[string]*Taken `protobuf:"bytes,43,rep,name=joined,proto3" json:"joined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Why rows that come next may be in the table. Absent: they are not.
+	Suspicion     *Suspicion `protobuf:"bytes,50,opt,name=suspicion,proto3" json:"suspicion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2489,6 +2491,76 @@ func (x *SinkPosition) GetJoined() map[string]*Taken {
 	return nil
 }
 
+func (x *SinkPosition) GetSuspicion() *Suspicion {
+	if x != nil {
+		return x.Suspicion
+	}
+	return nil
+}
+
+// Suspicion says that the position was further once, and what is known of how far.
+type Suspicion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Why   string                 `protobuf:"bytes,1,opt,name=why,proto3" json:"why,omitempty"`
+	// The sequence up to which all is in the table, of the position's epoch. 0: not known.
+	UpTo uint64 `protobuf:"varint,2,opt,name=up_to,json=upTo,proto3" json:"up_to,omitempty"`
+	// By partition: records below these offsets may be in the table.
+	Offsets       map[int32]int64 `protobuf:"bytes,3,rep,name=offsets,proto3" json:"offsets,omitempty" protobuf_key:"varint,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspicion) Reset() {
+	*x = Suspicion{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspicion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspicion) ProtoMessage() {}
+
+func (x *Suspicion) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
+func (*Suspicion) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Suspicion) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Suspicion) GetUpTo() uint64 {
+	if x != nil {
+		return x.UpTo
+	}
+	return 0
+}
+
+func (x *Suspicion) GetOffsets() map[int32]int64 {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
 // Ledger adds up the rows that a lane has written, so that the table can be held against it at any time. All of it is
 // independent of order, and ledgers add up.
 type Ledger struct {
@@ -2506,7 +2578,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2590,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2603,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -2571,7 +2643,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2655,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2668,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -2653,15 +2725,18 @@ type PendingBlock struct {
 	Epoch uint32 `protobuf:"varint,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// What taken and positions are once the block is in, as far as that differs: so that its rows can be found again when the
 	// log has lost the messages.
-	Taken         map[string]*Taken `protobuf:"bytes,10,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Positions     map[string]string `protobuf:"bytes,11,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Taken     map[string]*Taken `protobuf:"bytes,10,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Positions map[string]string `protobuf:"bytes,11,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Tells the block from any other that the same sequences name when the log begins anew: a hash of where its rows come from. Part of its tokens. 0: in
+	// positions of earlier versions, whose tokens have none.
+	Content       uint64 `protobuf:"fixed64,12,opt,name=content,proto3" json:"content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2748,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2761,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2766,6 +2841,13 @@ func (x *PendingBlock) GetPositions() map[string]string {
 	return nil
 }
 
+func (x *PendingBlock) GetContent() uint64 {
+	if x != nil {
+		return x.Content
+	}
+	return 0
+}
+
 // Receipt says what became of one block of a lane, or, in a pipeline with a join, what a stage has read of the ingest log, so that the
 // way of an event can be told after the logs were purged.
 // Receipts are kept for a while, and nothing depends on them: one may be missing.
@@ -2787,14 +2869,17 @@ type Receipt struct {
 	// Trace of the insert: 16 bytes; empty when it was not traced.
 	TraceId []byte `protobuf:"bytes,10,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	// Empty for a block of the sink. Else the stage that has read the batches from the ingest log: rows, refused and token are empty then.
-	Stage         string `protobuf:"bytes,11,opt,name=stage,proto3" json:"stage,omitempty"`
+	Stage string `protobuf:"bytes,11,opt,name=stage,proto3" json:"stage,omitempty"`
+	// Of a block of the sink: SinkPosition.epoch of the sequences, and when the message at last_sequence was stored, nanoseconds since 1970.
+	Epoch         uint32 `protobuf:"varint,12,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	LastTimeNs    int64  `protobuf:"varint,13,opt,name=last_time_ns,json=lastTimeNs,proto3" json:"last_time_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2891,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2904,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -2899,6 +2984,20 @@ func (x *Receipt) GetStage() string {
 	return ""
 }
 
+func (x *Receipt) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Receipt) GetLastTimeNs() int64 {
+	if x != nil {
+		return x.LastTimeNs
+	}
+	return 0
+}
+
 // BatchReceipt is one message of the block.
 type BatchReceipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2927,7 +3026,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3038,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3051,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -3311,7 +3410,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\x8e\t\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\xc8\t\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -3334,7 +3433,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"generation\x18) \x01(\x04R\n" +
 	"generation\x12Q\n" +
 	"\fseen_offsets\x18* \x03(\v2..sluice.event.v1.SinkPosition.SeenOffsetsEntryR\vseenOffsets\x12A\n" +
-	"\x06joined\x18+ \x03(\v2).sluice.event.v1.SinkPosition.JoinedEntryR\x06joined\x1aP\n" +
+	"\x06joined\x18+ \x03(\v2).sluice.event.v1.SinkPosition.JoinedEntryR\x06joined\x128\n" +
+	"\tsuspicion\x182 \x01(\v2\x1a.sluice.event.v1.SuspicionR\tsuspicion\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
@@ -3347,7 +3447,14 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aQ\n" +
 	"\vJoinedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xde\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\tSuspicion\x12\x10\n" +
+	"\x03why\x18\x01 \x01(\tR\x03why\x12\x13\n" +
+	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12A\n" +
+	"\aoffsets\x18\x03 \x03(\v2'.sluice.event.v1.Suspicion.OffsetsEntryR\aoffsets\x1a:\n" +
+	"\fOffsetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x05R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xde\x01\n" +
 	"\x06Ledger\x12G\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2'.sluice.event.v1.Ledger.PartitionsEntryR\n" +
@@ -3363,7 +3470,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\x04R\arefused\x12!\n" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vnext_offset\x18\x05 \x01(\x03R\n" +
-	"nextOffset\"\xc4\x04\n" +
+	"nextOffset\"\xde\x04\n" +
 	"\fPendingBlock\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x12\n" +
@@ -3377,14 +3484,15 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05epoch\x18\t \x01(\rR\x05epoch\x12>\n" +
 	"\x05taken\x18\n" +
 	" \x03(\v2(.sluice.event.v1.PendingBlock.TakenEntryR\x05taken\x12J\n" +
-	"\tpositions\x18\v \x03(\v2,.sluice.event.v1.PendingBlock.PositionsEntryR\tpositions\x1aP\n" +
+	"\tpositions\x18\v \x03(\v2,.sluice.event.v1.PendingBlock.PositionsEntryR\tpositions\x12\x18\n" +
+	"\acontent\x18\f \x01(\x06R\acontent\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
 	"\x0ePositionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcb\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x03\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12%\n" +
 	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
@@ -3397,7 +3505,10 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\abatches\x18\t \x03(\v2\x1d.sluice.event.v1.BatchReceiptR\abatches\x12\x19\n" +
 	"\btrace_id\x18\n" +
 	" \x01(\fR\atraceId\x12\x14\n" +
-	"\x05stage\x18\v \x01(\tR\x05stage\"\xfd\x02\n" +
+	"\x05stage\x18\v \x01(\tR\x05stage\x12\x14\n" +
+	"\x05epoch\x18\f \x01(\rR\x05epoch\x12 \n" +
+	"\flast_time_ns\x18\r \x01(\x03R\n" +
+	"lastTimeNs\"\xfd\x02\n" +
 	"\fBatchReceipt\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12%\n" +
 	"\x0einput_sequence\x18\x02 \x01(\x04R\rinputSequence\x12\x19\n" +
@@ -3432,7 +3543,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3459,36 +3570,38 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Mark)(nil),            // 22: sluice.event.v1.Mark
 	(*Segment)(nil),         // 23: sluice.event.v1.Segment
 	(*SinkPosition)(nil),    // 24: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 25: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 26: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 27: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 28: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 29: sluice.event.v1.BatchReceipt
-	nil,                     // 30: sluice.event.v1.JoinPast.TakenEntry
-	nil,                     // 31: sluice.event.v1.JoinPast.OwnEntry
-	nil,                     // 32: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 33: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 34: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 35: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 36: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 37: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 38: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 39: sluice.event.v1.Telling.ToldEntry
-	nil,                     // 40: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 41: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 42: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 43: sluice.event.v1.SinkPosition.JoinedEntry
-	nil,                     // 44: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 45: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 46: sluice.event.v1.PendingBlock.PositionsEntry
+	(*Suspicion)(nil),       // 25: sluice.event.v1.Suspicion
+	(*Ledger)(nil),          // 26: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 27: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 28: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 29: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 30: sluice.event.v1.BatchReceipt
+	nil,                     // 31: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 32: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 33: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 34: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 35: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 36: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 37: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 38: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 39: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 40: sluice.event.v1.Telling.ToldEntry
+	nil,                     // 41: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 42: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 43: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 44: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 45: sluice.event.v1.Suspicion.OffsetsEntry
+	nil,                     // 46: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 47: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 48: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
 	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
 	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	30, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
-	31, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	31, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	32, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
 	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
@@ -3496,51 +3609,53 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	12, // 10: sluice.event.v1.RefusedRows.rows:type_name -> sluice.event.v1.RefusedRow
 	23, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	5,  // 12: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	32, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	33, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	34, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	33, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	34, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	35, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
 	22, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
 	16, // 17: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
 	22, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
 	15, // 19: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	35, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	36, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
 	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
 	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
 	22, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
 	22, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	36, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	37, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	38, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	37, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	38, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	39, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
 	19, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
-	39, // 29: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
-	27, // 30: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	40, // 29: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
+	28, // 30: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
 	5,  // 31: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	40, // 32: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	41, // 32: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
 	22, // 33: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	25, // 34: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	26, // 34: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
 	16, // 35: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	41, // 36: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	42, // 36: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
 	10, // 37: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
-	42, // 38: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	43, // 39: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
-	44, // 40: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	45, // 41: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	46, // 42: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	29, // 43: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	21, // 44: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 45: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 46: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 47: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	20, // 48: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
-	21, // 49: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 50: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
-	26, // 51: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	21, // 52: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	43, // 38: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	44, // 39: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	25, // 40: sluice.event.v1.SinkPosition.suspicion:type_name -> sluice.event.v1.Suspicion
+	45, // 41: sluice.event.v1.Suspicion.offsets:type_name -> sluice.event.v1.Suspicion.OffsetsEntry
+	46, // 42: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	47, // 43: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	48, // 44: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	30, // 45: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	21, // 46: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 47: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 48: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 49: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	20, // 50: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
+	21, // 51: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	21, // 52: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	27, // 53: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	21, // 54: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3557,7 +3672,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

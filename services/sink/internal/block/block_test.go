@@ -70,6 +70,10 @@ func TestTokens(t *testing.T) {
 	n.Epoch = 2
 	require.Equal(t, "sluice/p.u1/db.t/3/e2/7-9", n.Token())
 	require.Equal(t, "sluice-p-u1-3-e2-7-9", n.QueryID())
+	n.Content = 0xabc
+	require.Equal(t, "sluice/p.u1/db.t/3/e2/7-9/0000000000000abc", n.Token())
+	require.Equal(t, "sluice-p-u1-3-e2-7-9", n.QueryID())
+	require.Equal(t, "sluice/p.u1/db.t/3/", n.Family())
 	g := Group{Rows: 5}
 	require.Equal(t, "T", g.Token("T", Range{0, 5}))
 	a, b := Range{0, 5}.Halves()

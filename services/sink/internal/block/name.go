@@ -15,11 +15,23 @@ type Name struct {
 	Epoch uint32
 	First uint64
 	Last  uint64
+	// Content is a hash of where the block's rows come from. Nobody may know that the sequences have begun anew, when all of the store was put back; and the
+	// table may remember the token of what had them before. 0: not known, in positions of earlier versions.
+	Content uint64
 }
 
 // Token is the deduplication token of the block as a whole.
 func (n Name) Token() string {
-	return fmt.Sprintf("sluice/%s.%s/%s/%d/%s%d-%d", n.Pipeline, n.UID, n.Table, n.Lane, n.epoch("e%d/"), n.First, n.Last)
+	token := fmt.Sprintf("%s%s%d-%d", n.Family(), n.epoch("e%d/"), n.First, n.Last)
+	if n.Content != 0 {
+		token += fmt.Sprintf("/%016x", n.Content)
+	}
+	return token
+}
+
+// Family is what the tokens of all blocks of the lane begin with.
+func (n Name) Family() string {
+	return fmt.Sprintf("sluice/%s.%s/%s/%d/", n.Pipeline, n.UID, n.Table, n.Lane)
 }
 
 // QueryID is under which all parts of the block are inserted, one at a time, so that a successor can end whatever
