@@ -108,7 +108,8 @@ type story struct {
 	events []event
 	o      *owner
 	stop   func(error) error
-	rows   int // that are in the table
+	rows   int   // that are in the table
+	skew   int64 // how many records besides them the topic has
 }
 
 func newStory(t *testing.T) *story {
@@ -133,7 +134,7 @@ func (s *story) down() {
 func (s *story) next(events, each int) {
 	s.t.Helper()
 	for range events / each {
-		s.put(0, s.events[s.rows:s.rows+each], int64(s.rows))
+		s.put(0, s.events[s.rows:s.rows+each], int64(s.rows)+s.skew)
 		s.rows += each
 		s.await()
 	}
@@ -212,6 +213,7 @@ func TestTheLastBlockHadNoRows(t *testing.T) {
 	s.up()
 	s.next(10, 10)
 	s.put(0, s.events[:3], int64(s.rows), 0, 1, 2)
+	s.skew = 3
 	last := s.o.snapshot().GetPosition()
 	require.Eventually(t, func() bool { return s.o.snapshot().GetPosition() > last }, patience, 5*time.Millisecond)
 	s.down()
