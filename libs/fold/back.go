@@ -15,7 +15,8 @@ import (
 	"sluice/libs/fencedlog"
 )
 
-// goBack chooses the checkpoint to go on from when the output log has lost its tail, or says why there is none.
+// goBack chooses the checkpoint to go on from when the output log has lost its tail, or says why there is none. It has no output if it is the newest: what
+// was lost is not needed.
 func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.Manifest) (*eventv1.Manifest, error) {
 	kept := l.state.Earlier()
 	lost := fmt.Errorf("%w: %s covers the input of lane %d up to %s, the checkpoint up to %s",
@@ -28,26 +29,34 @@ func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.M
 	}
 	if at < 0 {
 		// What is lost before the oldest one need not come again if the next stage has it.
-		if len(kept) == 0 {
-			return nil, lost
+		oldest := newest
+		if len(kept) > 0 {
+			oldest, at = kept[0], 0
 		}
-		at = 0
-		have, err := l.nextHad(ctx, kept[0])
+		have, err := l.nextHad(ctx, oldest)
 		if err != nil {
 			return nil, err
 		}
 		if !have {
-			return nil, fmt.Errorf("%w; the oldest checkpoint that is kept covers up to %s", lost, covers(kept[0]))
+			return nil, fmt.Errorf("%w; the oldest checkpoint that is kept covers up to %s", lost, covers(oldest))
 		}
 	}
-	m := l.state.GoBack(at)
+	var m *eventv1.Manifest
+	how := "stage " + l.Next + " has all of that"
+	if at < 0 {
+		m = proto.CloneOf(newest)
+		m.Output = nil // of the log as it was
+	} else {
+		m = l.state.GoBack(at)
+		how = fmt.Sprintf("it goes on from an earlier checkpoint, of sequence %d, and puts out again what was lost", m.GetCoveredSequence())
+	}
 	m.Healed = proto.CloneOf(newest.GetHealed())
 	if m.Healed == nil {
 		m.Healed = &eventv1.Healing{}
 	}
-	m.Healed.What = fmt.Sprintf("%v. It goes on from an earlier checkpoint, of sequence %d, and puts out again what was lost", lost, m.GetCoveredSequence())
+	m.Healed.What = fmt.Sprintf("%v; %s", lost, how)
 	m.Healed.Ms = time.Now().UnixMilli()
-	l.Log.Warn("log lost its tail: back to an earlier checkpoint", "log", l.Output.Stream(), "published", published.String(), "covered", m.GetCoveredSequence())
+	l.Log.Warn("log lost its tail", "then", how, "log", l.Output.Stream(), "published", published.String(), "covered", m.GetCoveredSequence())
 	return m, nil
 }
 

@@ -216,14 +216,18 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	f.covered, f.marks = from, marksUpTo(f.marks, from.Sequence)
 	f.published = position{epoch: f.epoch, step: from.Sequence, part: whole}
 	l.Log.Warn("log lost its tail: healed", "log", l.Input.Stream(), "ends", last, "covered", m.GetCoveredSequence(), "from", from.Sequence, "reason", lost)
-	// A crash after this finds outputs of a later epoch than the checkpoint's, and does all of this again.
 	l.settled = from
-	if err := l.writer.SettleOf(ctx, []byte(f.published.String()), from); err != nil {
+	// A crash after the first of its steps finds outputs of a later epoch than the checkpoint's, and does all of this again.
+	return l.anew(ctx)
+}
+
+// anew makes what the lane is now its past: the fence says where its outputs go on from, and the checkpoints before are of logs that are no more.
+func (l *lane) anew(ctx context.Context) error {
+	if err := l.writer.SettleOf(ctx, []byte(l.fold.published.String()), l.settled); err != nil {
 		return err
 	}
 	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
-	// The checkpoints before are of an input that is no more.
 	l.state.Forget()
 	s.manifest.Output, s.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
 	// A crash after this finds a lane in good order.

@@ -46,7 +46,7 @@ func (l *lane) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logged, both, wentBack := published, error(nil), false
+	logged, both, wentBack, anew := published, error(nil), false, false
 	if m.GetClosed() && !published.covers(covers(m)) {
 		// Retired since we took it?
 		retired, err := checkpoint.Retired(ctx, checkpoint.Config{JS: l.JS, Pipeline: l.Pipeline, Stage: l.Stage, Lane: l.Lane})
@@ -63,6 +63,7 @@ func (l *lane) take(ctx context.Context) error {
 		if m, err = l.goBack(ctx, published, m); err != nil {
 			return err
 		}
+		anew = m.GetOutput() == nil
 		if both, err = l.bothLost(ctx, newest); err != nil {
 			return err
 		}
@@ -127,6 +128,11 @@ func (l *lane) take(ctx context.Context) error {
 		}
 	} else if l.fold.replay = m.GetReplay(); l.fold.replay != nil {
 		if err := l.resume(ctx, m); err != nil {
+			return err
+		}
+	} else if anew {
+		// A crash in it finds the same.
+		if err := l.anew(ctx); err != nil {
 			return err
 		}
 	}

@@ -332,6 +332,41 @@ func (s *story) state() *eventv1.Manifest {
 	return m
 }
 
+// TestOutputLostWhenAllIsSettled: no checkpoint is kept, since the sink has everything. It goes on, also when the sink has noticed the loss before.
+func TestOutputLostWhenAllIsSettled(t *testing.T) {
+	for _, noticed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noticed %v", noticed), func(t *testing.T) {
+			s := newStory(t, 9)
+			s.produce(50)
+			s.ingest()
+			s.fold(lanes.ErrStopping)
+			s.drain()
+			earlier := s.copyStore()
+			s.produce(50)
+			s.ingest()
+			o := newOwner()
+			stop := s.running(o, 0)
+			require.Eventually(t, func() bool { return s.state().GetCoveredSequence() >= s.last }, 2*time.Minute, 5*time.Millisecond)
+			s.drain()
+			require.Eventually(t, func() bool { return len(s.state().GetEarlier()) == 0 }, 2*time.Minute, 5*time.Millisecond)
+			require.NoError(t, stop(lanes.ErrStopping))
+			had := s.state().GetOutput().GetSequence()
+			s.putBack(earlier, dedupStream)
+			if noticed {
+				s.drain()
+			}
+			status := s.fold(lanes.ErrLost)
+			require.Contains(t, status.LastError, "stage sink has all of that")
+			require.Less(t, s.state().GetOutput().GetSequence(), had, "of the log as it is now")
+			s.produce(40)
+			s.ingest()
+			s.fold(lanes.ErrStopping)
+			s.drain()
+			s.checkTable(nil)
+		})
+	}
+}
+
 // TestOutputLostBeyondWhatIsKept: no checkpoint is old enough and the next stage does not have what is missing. That is said, and nothing
 // is left out.
 func TestOutputLostBeyondWhatIsKept(t *testing.T) {
