@@ -221,7 +221,14 @@ func groups(t *testing.T, addr, topic string) {
 	require.NoError(t, <-ended)
 	offsets, err = c.CommittedOffsets(t.Context(), "g", topic)
 	require.NoError(t, err)
-	require.Equal(t, map[int32]int64{0: 7}, offsets)
+	require.Equal(t, map[int32]kafka.Committed{0: {Offset: 7, Note: kafka.Note("p", [16]byte{1})}}, offsets)
+	id, ours := offsets[0].Of("p")
+	require.True(t, ours)
+	require.Equal(t, append([]byte{1}, make([]byte, 15)...), id)
+	_, ours = offsets[0].Of("other")
+	require.False(t, ours)
+	_, ours = kafka.Committed{Offset: 7}.Of("p")
+	require.False(t, ours)
 	go func() { deleted <- c.DeleteGroup(within(t, time.Minute), "g") }()
 	require.NoError(t, group.Close())
 	require.NoError(t, <-deleted)
@@ -238,7 +245,7 @@ type starter struct {
 }
 
 func (s starter) Setup(session sarama.ConsumerGroupSession) error {
-	session.MarkOffset(s.topic, 0, s.at, "")
+	session.MarkOffset(s.topic, 0, s.at, kafka.Note("p", [16]byte{1}))
 	session.Commit()
 	close(s.joined)
 	return nil

@@ -77,7 +77,8 @@ func consumer(c *sarama.Config, source *controlv1.KafkaSource) {
 	c.Consumer.Offsets.Initial = sarama.OffsetOldest
 	c.Consumer.Group.ResetInvalidOffsets = false
 	c.Consumer.Offsets.AutoCommit.Enable = true
-	c.Consumer.Offsets.AutoCommit.Interval = time.Second
+	// What was not committed before NATS lost all that it had since is not known to be in the table.
+	c.Consumer.Offsets.AutoCommit.Interval = 250 * time.Millisecond
 
 	// Kafka allows no shorter session by default; a killed consumer's partitions move after this time.
 	c.Consumer.Group.Session.Timeout = 6 * time.Second

@@ -2,7 +2,9 @@ package kafka
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -50,13 +52,34 @@ func (c *Cluster) deleteGroup(group string) error {
 	return kerror(code)
 }
 
+// Committed is what a consumer group has committed for a partition.
+type Committed struct {
+	Offset int64  // of the next record
+	Note   string // that whoever committed it has left with it: see Note
+}
+
+// Note is what a pipeline leaves with the offsets that it commits: a group may have had others before.
+func Note(pipeline string, topicID [16]byte) string {
+	return "sluice/" + pipeline + "/" + hex.EncodeToString(topicID[:])
+}
+
+// Of tells whether the pipeline has committed it, and for which incarnation of the topic.
+func (c Committed) Of(pipeline string) (topicID []byte, ok bool) {
+	text, ok := strings.CutPrefix(c.Note, "sluice/"+pipeline+"/")
+	if !ok {
+		return nil, false
+	}
+	topicID, err := hex.DecodeString(text)
+	return topicID, err == nil && len(topicID) == 16
+}
+
 // CommittedOffsets returns what a group committed for the partitions of a topic; partitions without are left out.
-func (c *Cluster) CommittedOffsets(ctx context.Context, group, topic string) (map[int32]int64, error) {
-	return do(ctx, c, "fetch offsets of consumer group "+group, func() (offsets map[int32]int64, err error) {
+func (c *Cluster) CommittedOffsets(ctx context.Context, group, topic string) (map[int32]Committed, error) {
+	return do(ctx, c, "fetch offsets of consumer group "+group, func() (offsets map[int32]Committed, err error) {
 		err = c.retry(ctx, topic, func() error {
 			offsets, err = c.committed(group, topic)
 			if errors.Is(err, sarama.ErrGroupIDNotFound) {
-				offsets, err = map[int32]int64{}, nil // a group that does not exist has committed nothing
+				offsets, err = map[int32]Committed{}, nil // a group that does not exist has committed nothing
 			}
 			return err
 		})
@@ -64,7 +87,7 @@ func (c *Cluster) CommittedOffsets(ctx context.Context, group, topic string) (ma
 	})
 }
 
-func (c *Cluster) committed(group, topic string) (map[int32]int64, error) {
+func (c *Cluster) committed(group, topic string) (map[int32]Committed, error) {
 	partitions, err := c.client.Partitions(topic)
 	if err != nil {
 		return nil, err
@@ -82,7 +105,7 @@ func (c *Cluster) committed(group, topic string) (map[int32]int64, error) {
 	if err := kerror(response.Err); err != nil {
 		return nil, err
 	}
-	offsets := map[int32]int64{}
+	offsets := map[int32]Committed{}
 	for _, p := range partitions {
 		block := response.GetBlock(topic, p)
 		if block == nil {
@@ -92,7 +115,7 @@ func (c *Cluster) committed(group, topic string) (map[int32]int64, error) {
 			return nil, err
 		}
 		if block.Offset >= 0 {
-			offsets[p] = block.Offset
+			offsets[p] = Committed{block.Offset, block.Metadata}
 		}
 	}
 	return offsets, nil

@@ -7,6 +7,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
+	"sluice/libs/kafka"
 	"sluice/libs/rows"
 	"sluice/libs/spec"
 )
@@ -15,8 +16,8 @@ import (
 type bounds struct {
 	id            topicID
 	earliest, end int64
-	// committed is what the group has committed; 0: nothing, or it cannot be told.
-	committed int64
+	// committed is what the group has committed; none: nothing, or it cannot be told.
+	committed kafka.Committed
 }
 
 // claim becomes the writer of one partition, of so many that the topic has.
@@ -69,7 +70,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		at.end = ends[number]
 	}
 	dirty := pos.fresh
-	if pos.wentBack(topic, number, at, time.Now()) {
+	if pos.wentBack(pipeline.GetId(), topic, number, at, time.Now()) {
 		s.service.log.Error("the ingest log had been further", "pipeline", pipeline.GetId(), "source", source, "partition", number, "loss", pos.loss.text)
 		// Before anything is read, and before the group's offset goes back: what was read before may be in the table.
 		if err := settlePosition(ctx, writer, pos, topic, number); err != nil {

@@ -209,13 +209,21 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 }
 
 // wentBack notes that the log had been further than it is: an offset is committed only once a fence says it. It tells whether that is new.
-func (p *position) wentBack(topic string, partition int32, at bounds, now time.Time) bool {
-	if p.fresh || at.committed <= max(p.next, p.seen) || at.committed > at.end {
+func (p *position) wentBack(pipeline, topic string, partition int32, at bounds, now time.Time) bool {
+	committed := at.committed.Offset
+	if committed <= max(p.next, p.seen) || committed > at.end {
 		return false
 	}
-	p.seen = at.committed
-	p.loss.text = fmt.Sprintf("the ingest log lost its tail: partition %d of %s had been read up to offset %d, and the log has it up to %d; it is read again from there",
-		partition, topic, p.seen-1, p.next-1)
+	if id, ours := at.committed.Of(pipeline); p.fresh && (!ours || !bytes.Equal(id, p.id[:])) {
+		return false // another's, or of another incarnation of the topic
+	}
+	p.seen = committed
+	has := fmt.Sprintf("has it up to %d", p.next-1)
+	if p.fresh {
+		has = "has nothing of it"
+	}
+	p.loss.text = fmt.Sprintf("the ingest log lost its tail: partition %d of %s had been read up to offset %d, and the log %s; it is read again from offset %d",
+		partition, topic, p.seen-1, has, p.next)
 	p.loss.ms = now.UnixMilli()
 	return true
 }

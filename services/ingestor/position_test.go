@@ -11,6 +11,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
+	"sluice/libs/kafka"
 	"sluice/libs/spec"
 )
 
@@ -84,18 +85,30 @@ func TestFirstOffset(t *testing.T) {
 
 // TestTheLogWentBack: Kafka's group remembers an offset that no fence says any more.
 func TestTheLogWentBack(t *testing.T) {
+	at := func(offset, end int64) bounds { return bounds{committed: kafka.Committed{Offset: offset}, end: end} }
 	pos := position{next: 10}
-	require.False(t, pos.wentBack("t", 0, bounds{committed: 10, end: 100}, time.Now()))
-	require.False(t, pos.wentBack("t", 0, bounds{committed: 60, end: 50}, time.Now()), "Kafka itself lost its end")
-	require.True(t, pos.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()))
+	require.False(t, pos.wentBack("p", "t", 0, at(10, 100), time.Now()))
+	require.False(t, pos.wentBack("p", "t", 0, at(60, 50), time.Now()), "Kafka itself lost its end")
+	require.True(t, pos.wentBack("p", "t", 0, at(60, 100), time.Now()))
 	require.Contains(t, pos.loss.text, "had been read up to offset 59, and the log has it up to 9")
-	require.False(t, pos.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "once")
+	require.False(t, pos.wentBack("p", "t", 0, at(60, 100), time.Now()), "once")
 	body, err := pos.body("t", 0)
 	require.NoError(t, err)
 	again, err := recoverPosition(topicID{}, 0, lanesFrom0(1), fencedlog.Recovered{Body: body}, "")
 	require.NoError(t, err)
 	require.EqualValues(t, 60, again.seen)
-	fresh := position{fresh: true}
-	require.False(t, fresh.wentBack("t", 0, bounds{committed: 60, end: 100}, time.Now()), "another pipeline's")
+
+	// Nothing at all is left: whose offset it is tells.
+	fresh := position{fresh: true, id: topicID{1}}
+	require.False(t, fresh.wentBack("p", "t", 0, at(60, 100), time.Now()), "nobody knows whose")
+	by := at(60, 100)
+	by.committed.Note = kafka.Note("q", topicID{1})
+	require.False(t, fresh.wentBack("p", "t", 0, by, time.Now()), "another pipeline's")
+	by.committed.Note = kafka.Note("p", topicID{2})
+	require.False(t, fresh.wentBack("p", "t", 0, by, time.Now()), "of a topic that is no more")
+	by.committed.Note = kafka.Note("p", topicID{1})
+	require.True(t, fresh.wentBack("p", "t", 0, by, time.Now()))
+	require.Contains(t, fresh.loss.text, "had been read up to offset 59, and the log has nothing of it; it is read again from offset 0")
 }
+
 func lanesFrom0(n int) laneSets { return laneSets{current: spec.LaneSet{Count: n}} }

@@ -105,11 +105,11 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 				if err != nil {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}
-				next := c.partition.pos.next
-				c.partition.mark = func(offset int64) { group.MarkOffset(topic, number, offset, "") }
+				next, note := c.partition.pos.next, kafka.Note(s.rec.GetSpec().GetId(), info.ID)
+				c.partition.mark = func(offset int64) { group.MarkOffset(topic, number, offset, note) }
 				// One of the two moves the group's offset, whichever way it has to go.
-				group.ResetOffset(topic, number, next, "")
-				group.MarkOffset(topic, number, next, "")
+				group.ResetOffset(topic, number, next, note)
+				group.MarkOffset(topic, number, next, note)
 				return nil
 			})
 		}

@@ -14,6 +14,9 @@ import (
 // deliver brings one block to where it belongs: its rows into the table, what the table refuses into
 // the dead-letter log.
 func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
+	if err := l.suspectStill(working); err != nil {
+		return err
+	}
 	began, refused, token, epoch := time.Now(), uint64(0), "", l.epoch
 	working, spans := l.beginSpans(working, b)
 	l.unit.Working(working)

@@ -96,8 +96,12 @@ type lane struct {
 	// With a join, see SinkPosition: joined is never changed in place, seenOffsets are fixed by take.
 	joined      map[string]*eventv1.Taken
 	seenOffsets map[string]int64
-	healed      *eventv1.Healing
-	told        []string // what was found since the lane was taken
+	// unsure: Kafka has not told what was committed, and was asked then. noted is what the lane was suspicious of when it was taken, by writer of the ingest log.
+	unsure bool
+	asked  time.Time
+	noted  map[string]int64
+	healed *eventv1.Healing
+	told   []string // what was found since the lane was taken
 	// lettersThere: since take.
 	lettersThere *deadletters.Watch
 	// suspicion is why rows that come next may be in the table; nil: they are not. Kept in the position.

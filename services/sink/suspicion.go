@@ -35,6 +35,7 @@ type suspicion struct {
 	upTo uint64
 	// offsets, by partition, are where it had been read to before.
 	offsets map[int32]int64
+	writers map[string]int64 // the same by writer of the ingest log, while it is being looked for
 	// joined are those of a join's two sides. Its rows come again in any order, so that nobody can tell when the last of them has come: rows all of
 	// whose records are below are looked for as long as any come.
 	joined joinedOffsets
@@ -48,14 +49,14 @@ func (l *lane) suspect(ctx context.Context) error {
 	if s == nil {
 		s = &suspicion{offsets: map[int32]int64{}}
 	}
-	found := suspicion{offsets: map[int32]int64{}}
+	found := suspicion{offsets: map[int32]int64{}, writers: map[string]int64{}}
 	if err := l.receipts(ctx, &found); err != nil {
 		return err
 	}
 	if err := l.reread(ctx, &found); err != nil {
 		return err
 	}
-	s.joined = found.joined
+	s.joined, l.noted = found.joined, found.writers
 	if found.why == "" {
 		if s.why == "" && s.joined.any() {
 			s.why = "the store went back once"
@@ -78,6 +79,22 @@ func (l *lane) suspect(ctx context.Context) error {
 	l.suspicion = s
 	l.heal(s.why + "; rows that the table has are left out")
 	return l.write(ctx, l.pos.stored.GetPending())
+}
+
+// suspectStill asks again, of a lane that was taken while Kafka did not answer, before a block is sent: the ingestor writes down what it finds before it
+// reads anything.
+func (l *lane) suspectStill(ctx context.Context) error {
+	if !l.unsure {
+		return nil
+	}
+	found := suspicion{offsets: map[int32]int64{}, writers: map[string]int64{}}
+	if err := l.reread(ctx, &found); err != nil || found.why == "" {
+		return err
+	}
+	if err := l.suspect(ctx); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: taking the lane anew", l.suspicion.why)
 }
 
 // merge takes over what was found now.
@@ -184,14 +201,15 @@ func (l *lane) reread(ctx context.Context, s *suspicion) error {
 	if err != nil {
 		return err
 	}
-	for _, at := range fences {
-		if at.GetSeenOffset() == 0 || have.Next(at.GetPartition(), at.GetTopicId()) >= at.GetSeenOffset() {
+	for writer, at := range fences {
+		from := have.Next(at.GetPartition(), at.GetTopicId())
+		if at.GetSeenOffset() <= max(from, l.noted[writer]) {
 			continue
 		}
-		from := have.Next(at.GetPartition(), at.GetTopicId())
 		s.why = fmt.Sprintf("the store went back: partition %d of %s had been read up to offset %d, and lane %d has it up to %d",
 			at.GetPartition(), at.GetTopic(), at.GetSeenOffset()-1, l.index, from-1)
 		s.offsets[at.GetPartition()] = at.GetSeenOffset()
+		s.writers[writer] = at.GetSeenOffset()
 	}
 	if len(s.offsets) > 0 && p.GetDedup() == nil {
 		s.why += "; without dedup, a row that equals another in all columns counts as that"
@@ -217,39 +235,67 @@ func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, er
 		if err := proto.Unmarshal(body, at); err != nil {
 			return nil, fmt.Errorf("fence of %s in %s: %w", writer, ingest.Stream(), err)
 		}
-		if offset := committed(writer); offset > at.GetNextOffset() && offset > at.GetSeenOffset() {
-			at.SeenOffset = offset
-		}
 		out[writer] = at
+	}
+	for writer, by := range committed {
+		at := out[writer]
+		if len(at.GetTopicId()) == 0 { // nothing at all is left of it
+			id, ours := by.Of(l.upstream.Pipeline)
+			if !ours {
+				continue
+			}
+			at = &eventv1.IngestPosition{Topic: by.topic, Partition: by.partition, TopicId: id, SeenOffset: at.GetSeenOffset()}
+			out[writer] = at
+		}
+		if by.Offset > at.GetNextOffset() {
+			at.SeenOffset = max(at.GetSeenOffset(), by.Offset)
+		}
 	}
 	return out, nil
 }
 
+// committed is what a group has committed for a partition.
+type committed struct {
+	kafka.Committed
+	topic     string
+	partition int32
+}
+
 // committed returns what the pipeline's groups have committed to Kafka, by writer of the ingest log, as far as that can be told within a while.
-func (l *lane) committed(ctx context.Context) func(writer string) int64 {
+func (l *lane) committed(ctx context.Context) map[string]committed {
+	if time.Since(l.asked) < askAgain {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, committedTimeout)
 	defer cancel()
-	found := map[string]int64{}
+	found := map[string]committed{}
+	l.unsure = false
 	for _, b := range spec.Branches(l.record.GetSpec()) {
 		at := b.Spec.GetKafka()
 		cluster, err := kafka.Open(ctx, at, "sluice-sink-"+l.record.GetSpec().GetId())
 		if err == nil {
-			var offsets map[int32]int64
+			var offsets map[int32]kafka.Committed
 			offsets, err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic())
 			cluster.Close()
-			for partition, offset := range offsets {
-				found[fencedlog.IngestWriter(b.Source, partition)] = offset
+			for partition, by := range offsets {
+				found[fencedlog.IngestWriter(b.Source, partition)] = committed{by, at.GetTopic(), partition}
 			}
 		}
 		if err != nil {
+			l.unsure = true
 			l.log.Debug("what was committed to Kafka cannot be told", "topic", at.GetTopic(), "error", err)
 		}
 	}
-	return func(writer string) int64 { return found[writer] }
+	l.asked = time.Now()
+	return found
 }
 
-// committedTimeout bounds what a lane waits for Kafka when it is taken: it works without.
-const committedTimeout = 5 * time.Second
+const (
+	// committedTimeout bounds what a lane waits for Kafka when it is taken: it works without.
+	committedTimeout = 5 * time.Second
+	// askAgain is how soon Kafka is asked again.
+	askAgain = time.Minute
+)
 
 // begin is called for each block.
 func (s *suspicion) begin() { s.clean = true }

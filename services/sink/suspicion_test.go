@@ -5,10 +5,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
+	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/kafka"
 	"sluice/libs/lanes"
 	"sluice/libs/receipts"
 )
@@ -272,4 +275,93 @@ func TestSuspicionSurvivesACrash(t *testing.T) {
 	s.next(20, 10)
 	s.finish()
 	require.Nil(t, s.position(0).GetSuspicion(), "it is over")
+}
+
+// commit leaves in Kafka's group how far the events had been read.
+func (s *story) commit(offset int64, note string) {
+	s.t.Helper()
+	s.record.Spec.Source.Kafka.Group = "sluice-p"
+	group, err := sarama.NewConsumerGroup([]string{s.broker.Addr()}, "sluice-p", sarama.NewConfig())
+	require.NoError(s.t, err)
+	require.NoError(s.t, group.Consume(s.t.Context(), []string{"events"}, reader{offset, note}))
+	require.NoError(s.t, group.Close())
+}
+
+// reader is a member of a group that commits an offset and leaves.
+type reader struct {
+	offset int64
+	note   string
+}
+
+func (r reader) Setup(session sarama.ConsumerGroupSession) error {
+	session.MarkOffset("events", 0, r.offset, r.note)
+	session.Commit()
+	return nil
+}
+func (reader) Cleanup(sarama.ConsumerGroupSession) error                                 { return nil }
+func (reader) ConsumeClaim(sarama.ConsumerGroupSession, sarama.ConsumerGroupClaim) error { return nil }
+
+// The store goes back to when it was empty, and only the group's offset tells that there was more, if it is the pipeline's.
+func TestOnlyTheGroupRemembers(t *testing.T) {
+	var topic [16]byte
+	for name, c := range map[string]struct {
+		note  string
+		knows bool
+	}{"its own": {kafka.Note("p", topic), true}, "another's": {"", false}} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			lose := s.keep()
+			s.up()
+			s.next(60, 10)
+			s.down()
+			s.commit(60, c.note)
+			lose(theBucket, theLog, "sluice_p_receipts")
+			s.forgetTokens(17)
+			for n := 0; n < s.rows; n += 20 {
+				s.put(0, s.events[n:n+20], int64(n))
+			}
+			s.up()
+			if c.knows {
+				s.next(20, 10)
+				require.Contains(t, s.o.snapshot().GetLastError(), "partition 0 of events had been read up to offset 59")
+				s.finish()
+				return
+			}
+			s.o.waitFor(t, 60)
+			require.Empty(t, s.o.snapshot().GetLastError())
+			require.Equal(t, "120/60", s.table())
+		})
+	}
+}
+
+// Kafka is down when the lane is taken. What the ingestor finds later is heard before anything is sent.
+func TestKafkaWasDownWhenTheLaneWasTaken(t *testing.T) {
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	lose := s.keep()
+	s.up()
+	s.next(60, 10)
+	s.down()
+	lose(theBucket, theLog, "sluice_p_receipts")
+	s.forgetTokens(17)
+	s.broker.Close()
+	o := newOwner()
+	ended := make(chan struct{})
+	l := s.lane(o, "again", 0, s.js)
+	stop := startThen(t, l, func() { close(ended) })
+	require.Eventually(t, func() bool {
+		return o.snapshot().GetCondition() == stagev1.UnitStatus_RUNNING && o.snapshot().GetPosition() > 0
+	}, patience, 5*time.Millisecond)
+	s.again(10, 7, int64(s.rows))
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		require.Fail(t, "it goes on")
+	}
+	require.ErrorContains(t, stop(lanes.ErrStopping), "taking the lane anew")
+	s.up()
+	s.next(20, 10)
+	s.finish()
 }
