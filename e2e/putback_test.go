@@ -11,64 +11,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"sluice/e2e/internal/stack"
+	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/playground/kafka/kafkatest"
 )
 
 // An earlier copy of a stream, and of the whole store of NATS, is put back while nothing runs, when the table has long forgotten the blocks that
 // it had since. At the end the rows are the first occurrences, each once, and the status says what was lost.
 func TestAnEarlierCopyIsPutBack(t *testing.T) {
-	const partitions = 2
-	kafka := kafkatest.StartReal(t, kafkatest.Options{})
-	s := stack.Run(t, bin(t))
-	table := stack.OpenSQL(t, s.ClickHouseAddr)
-	table.Exec(`CREATE TABLE events (id String, n UInt64, text String, CONSTRAINT small CHECK n < 1000000000) ENGINE = MergeTree ORDER BY id
-		SETTINGS non_replicated_deduplication_window = 2`)
-	producer := stack.NewProducer(t, kafka.Addr(), "events", partitions)
-	apply := func(window string) {
-		s.Apply(fmt.Sprintf(`
-id: events
-source: {kafka: {brokers: ["%s"], topic: events}}
-dedup: {key: [id], window: %s}
-sink: {clickhouse: {addr: ["%s"], table: events}}
-batch: {max_delay: 20ms}
-`, kafka.Addr(), window, s.ClickHouseAddr))
-	}
-	apply("24h")
-	n, first := 0, map[string]string{}
-	send := func(events int) {
-		for range events {
-			n++
-			key := fmt.Sprintf("event-%d", n*7919%(n/2+10)) // about half are of keys from before
-			if _, ok := first[key]; !ok {
-				first[key] = fmt.Sprintf("%s|%d|payload of %d", key, n, n)
-			}
-			producer.Send(stack.PartitionOf(key, partitions), []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":"payload of %d"}`, key, n, n))
-		}
-		producer.Flush()
-		s.Wait("events", 2*time.Minute)
-	}
-	letters := 0
-	refused := func() { // one by the ingestor, one by the table
-		n++
-		key := fmt.Sprintf("refused-%d", n)
-		producer.Send(0, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":"none","text":""}`, key))
-		producer.Send(1, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":""}`, key, 2_000_000_000+n))
-		letters += 2
-	}
-	store := &natsStore{t: t, Stack: s, services: stack.Services}
-	check := func(after string) {
-		t.Helper()
-		var want []string
-		for _, row := range first {
-			want = append(want, row)
-		}
-		requireRows(t, want, table.Rows("SELECT id, n, text FROM events"))
-		require.Len(t, s.DeadLetters("events"), letters, after)
-	}
-	send(1000)
+	p := newPutBack(t, 2)
+	p.send(1000)
 	for _, what := range []struct{ name, stream, says string }{
 		{"the state", "KV_sluice_events_state", "went back"},
 		{"the registry", "KV_sluice_pipelines", ""},
@@ -77,38 +35,166 @@ batch: {max_delay: 20ms}
 		{"the dedup log", "sluice_events_dedup", "lost its tail"},
 		{"everything", "", "the store went back"},
 	} {
-		earlier := store.copy()
+		earlier := p.copy()
 		switch what.stream {
 		case "KV_sluice_pipelines":
-			apply("25h")
+			p.apply("25h")
 		case "sluice_events_dlq":
 			for range 3 {
-				refused()
+				p.refused()
 			}
 		}
-		for range 4 {
-			send(250) // many blocks
-		}
-		store.putBack(earlier, what.stream)
-		send(500)
+		p.blocks(4, 250)
+		p.putBack(earlier, what.stream)
+		p.send(500)
 		if what.stream == "sluice_events_dlq" {
 			stack.Await(t, 2*time.Minute, "all letters are there again", func() (bool, any) {
-				there := len(s.DeadLetters("events"))
-				return there >= letters, there
+				there := len(p.DeadLetters("events"))
+				return there >= p.letters, there
 			})
 		}
 		if what.stream == "KV_sluice_pipelines" {
 			stack.Await(t, 2*time.Minute, "the last change of the pipeline is there again", func() (bool, any) {
-				now := s.Do("get", "events", "-o", "yaml")
+				now := p.Do("get", "events", "-o", "yaml")
 				return strings.Contains(now, "window: 90000s"), now
 			})
 		}
-		check(what.name)
-		stack.Await(t, 2*time.Minute, "the status says what was found after the loss of "+what.name, func() (bool, any) {
-			errors := strings.Join(s.Status("events").Errors, "\n")
-			return strings.Contains(errors, what.says), errors
-		})
+		p.check(what.name, what.says)
 	}
+}
+
+// The same, when the table remembers all blocks: new rows may come under sequences that others had before, and are in the table all the same.
+func TestAnEarlierCopyIsPutBackUnderATableThatRemembers(t *testing.T) {
+	p := newPutBack(t, 10000)
+	empty := p.copy() // the pipeline is made, and nothing has been read
+	p.blocks(5, 20)
+	for _, what := range []struct{ name, stream, says string }{
+		{"everything", "", "the store went back"},
+		{"everything once more", "", "the store went back"},
+		{"the dedup log when all is settled", "sluice_events_dedup", "stage sink has all of that"},
+		{"the state", "KV_sluice_events_state", "went back"},
+		{"all there ever was", "", "has nothing of it"},
+	} {
+		earlier := p.copy()
+		if what.name == "all there ever was" {
+			earlier = empty
+		}
+		p.blocks(12, 10)
+		if what.stream == "sluice_events_dedup" {
+			stack.Await(t, time.Minute, "no checkpoint from before is kept", func() (bool, any) {
+				kept := p.kept()
+				return kept == 0, kept
+			})
+		}
+		p.putBack(earlier, what.stream)
+		p.blocks(12, 10)
+		p.check(what.name, what.says)
+	}
+}
+
+// putBack is a pipeline with duplicates, and what it has to come to.
+type putBack struct {
+	*natsStore
+	table    *stack.Table
+	kafka    string
+	producer *stack.Producer
+	n        int               // events that were sent
+	first    map[string]string // by key
+	letters  int               // that must be there
+}
+
+const putBackPartitions = 2
+
+// newPutBack makes one whose table remembers so many blocks.
+func newPutBack(t *testing.T, remembered int) *putBack {
+	t.Helper()
+	kafka := kafkatest.StartReal(t, kafkatest.Options{})
+	s := stack.Run(t, bin(t))
+	p := &putBack{natsStore: &natsStore{t: t, Stack: s, services: stack.Services}, table: stack.OpenSQL(t, s.ClickHouseAddr), kafka: kafka.Addr(), first: map[string]string{}}
+	p.table.Exec(fmt.Sprintf(`CREATE TABLE events (id String, n UInt64, text String, CONSTRAINT small CHECK n < 1000000000) ENGINE = MergeTree ORDER BY id
+		SETTINGS non_replicated_deduplication_window = %d`, remembered))
+	p.producer = stack.NewProducer(t, kafka.Addr(), "events", putBackPartitions)
+	p.apply("24h")
+	return p
+}
+
+func (p *putBack) apply(window string) {
+	p.t.Helper()
+	p.Apply(fmt.Sprintf(`
+id: events
+source: {kafka: {brokers: ["%s"], topic: events}}
+dedup: {key: [id], window: %s}
+sink: {clickhouse: {addr: ["%s"], table: events}}
+batch: {max_delay: 20ms}
+`, p.kafka, window, p.ClickHouseAddr))
+}
+
+// send sends events, about half of which are of keys from before, and waits until they are where they belong.
+func (p *putBack) send(events int) {
+	p.t.Helper()
+	for range events {
+		p.n++
+		key := fmt.Sprintf("event-%d", p.n*7919%(p.n/2+10))
+		if _, ok := p.first[key]; !ok {
+			p.first[key] = fmt.Sprintf("%s|%d|payload of %d", key, p.n, p.n)
+		}
+		p.producer.Send(stack.PartitionOf(key, putBackPartitions), []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":"payload of %d"}`, key, p.n, p.n))
+	}
+	p.producer.Flush()
+	p.Wait("events", 2*time.Minute)
+}
+
+// blocks makes so many blocks of the table, and more, of so many events each.
+func (p *putBack) blocks(n, events int) {
+	p.t.Helper()
+	for range n {
+		p.send(events)
+	}
+}
+
+// refused sends two events: one is refused by the ingestor, one by the table.
+func (p *putBack) refused() {
+	p.n++
+	key := fmt.Sprintf("refused-%d", p.n)
+	p.producer.Send(0, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":"none","text":""}`, key))
+	p.producer.Send(1, []byte(key), fmt.Appendf(nil, `{"id":%q,"n":%d,"text":""}`, key, 2_000_000_000+p.n))
+	p.letters += 2
+}
+
+func (p *putBack) check(after, says string) {
+	p.t.Helper()
+	var want []string
+	for _, row := range p.first {
+		want = append(want, row)
+	}
+	requireRows(p.t, want, p.table.Rows("SELECT id, n, text FROM events"))
+	require.Len(p.t, p.DeadLetters("events"), p.letters, after)
+	stack.Await(p.t, 2*time.Minute, "the status says what was found after the loss of "+after, func() (bool, any) {
+		errors := strings.Join(p.Status("events").Errors, "\n")
+		return strings.Contains(errors, says), errors
+	})
+}
+
+// kept is how many earlier checkpoints of dedup's lanes are kept.
+func (p *putBack) kept() (kept int) {
+	p.t.Helper()
+	nc, err := nats.Connect(p.NATSAddr)
+	require.NoError(p.t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(p.t, err)
+	kv, err := js.KeyValue(p.t.Context(), checkpoint.Bucket("events"))
+	require.NoError(p.t, err)
+	keys, err := kv.ListKeysFiltered(p.t.Context(), "dedup.*.manifest")
+	require.NoError(p.t, err)
+	for key := range keys.Keys() {
+		e, err := kv.Get(p.t.Context(), key)
+		require.NoError(p.t, err)
+		var m eventv1.Manifest
+		require.NoError(p.t, proto.Unmarshal(e.Value(), &m))
+		kept += len(m.GetEarlier())
+	}
+	return kept
 }
 
 // natsStore is what NATS keeps on disk, under a stack whose processes stand still while it is touched.
