@@ -115,7 +115,9 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 		letters: &letters{count: s.countLetters(number), limit: int(deps.NATS.MaxPayload()) - messageOverhead, open: func(ctx context.Context) (*fencedlog.Writer, string, error) {
 			w, past, err := fencedlog.Open(ctx, deps.JS, lettersLog, lettersWriter(source, number), fencedlog.Options{Lanes: []int{lettersLane}, Wait: status.waiting})
 			return w, past.Last[lettersLane].Position, err
-		}},
+		}, last: func(ctx context.Context) (string, error) {
+			return fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(source, number))
+		}, connections: func() uint64 { return fencedlog.Connections(deps.JS) }},
 		app: appender{writer: writer, limit: limit, plan: s.plan, scratches: &s.service.scratches, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
 			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), fencedlog.IngestWriter(source, number))},
 		large: large,

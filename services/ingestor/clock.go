@@ -21,6 +21,9 @@ func (p *partition) tick(ctx context.Context, claim sarama.ConsumerGroupClaim) (
 	now := time.Now()
 	p.highWater = claim.HighWaterMarkOffset()
 	p.status.highWater(p.highWater)
+	if err := p.lettersThere(ctx); err != nil {
+		return 0, err
+	}
 	next, err := p.due(ctx, claim, now)
 	if err != nil {
 		return 0, err

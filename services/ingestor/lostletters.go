@@ -9,6 +9,7 @@ import (
 	"github.com/IBM/sarama"
 
 	"sluice/libs/deadletters"
+	"sluice/libs/fencedlog"
 )
 
 // The dead-letter stream can lose its tail while the ingest log keeps its own: the fence then tells of letters that are gone. Their records are read
@@ -37,6 +38,33 @@ func (p *position) recoverLetters(settled, first int64, deadLetter string) error
 	}
 	return nil
 }
+
+// lettersThere fails when letters are gone that were in the log: whoever claims the partition next makes them anew. Only a server that was away may come back
+// with less than it had, so it looks when the connection was made anew, until it can tell.
+func (p *partition) lettersThere(ctx context.Context) error {
+	now := p.letters.connections()
+	if now == p.connected {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	last, err := p.letters.last(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // it is asked again
+	}
+	have, err := p.pos.reached(last)
+	if err != nil {
+		return err
+	}
+	if have < p.pos.lettered {
+		return fmt.Errorf("%w: dead letters up to offset %d of partition %d of %s were there, and are not any more", fencedlog.ErrTailLost, p.pos.lettered-1, p.number, p.topic)
+	}
+	p.connected = now
+	return nil
+}
+
+// lookTimeout bounds a look at the last letter.
+const lookTimeout = 2 * time.Second
 
 // remakeLetters makes the letters anew that were lost, and says so in the position for good.
 func (p *partition) remakeLetters(ctx context.Context) error {

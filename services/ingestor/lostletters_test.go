@@ -130,3 +130,20 @@ func TestLostLettersAreMadeAnew(t *testing.T) {
 	}
 	w.requireOnce(1, 30)
 }
+
+// The letters go while an ingestor runs that has nothing to do: it notices all the same.
+func TestLostLettersAreMissedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	i := w.start("first")
+	w.produce(0, append(events(0, 10), "bad")...) // 10
+	w.settled()
+	lose := w.keep()
+	w.produce(0, "worse", "worst") // 11, 12
+	require.EqualValues(t, 3, w.settled().DeadLetters)
+	lose(fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}.Stream())
+	i.tells(t, "2 dead letters of offsets 11 to 12 of partition 0 of events were lost; 2 were made anew from Kafka")
+	require.Equal(t, []int64{10, 11, 12}, w.lettered())
+	i.quit(t)
+	w.requireOnce(1, 10)
+}
