@@ -33,6 +33,8 @@ type layout struct {
 	optional []int // ordinal among the optional columns, or -1
 	// Number of optional columns: those with a default, which the server computes for rows that lack them.
 	optionals int
+	// gone: see present. Owned by the goroutine that sends.
+	gone map[string]string
 }
 
 func layoutsOf(record *controlv1.PipelineRecord) (map[uint64]*layout, error) {

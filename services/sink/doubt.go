@@ -79,6 +79,6 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 	s.lane.log.WarnContext(s.working, "the table knows the token of a block and lacks rows of it: they are sent again under another; a materialized view may hold them twice",
 		"token", what.Token, "rows", len(rows))
 	d.rows, d.open = rows, s.repeated
-	what.Columns, what.Token = columns, fmt.Sprintf("%s/again-%d", d.token, d.again)
+	what.Columns, what.Token = s.layout.present(columns), fmt.Sprintf("%s/again-%d", d.token, d.again)
 	return false, nil
 }

@@ -143,6 +143,7 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 	if look.Columns, err = g.kept(s.layout, mask); err != nil {
 		return false, err
 	}
+	look.Columns = s.layout.present(look.Columns)
 	lacks, err := s.absent(look)
 	if err != nil || len(lacks) == len(candidates) {
 		return false, err
@@ -168,6 +169,7 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 	if what.Columns, err = g.kept(s.layout, keep); err != nil {
 		return false, err
 	}
+	what.Columns = s.layout.present(what.Columns)
 	what.Token += "/lacking"
 	d.rows = rows
 	return false, nil

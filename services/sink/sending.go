@@ -148,12 +148,16 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		return nil, err
 	}
 	what := clickhouse.Insert{
-		Table: s.lane.table, Columns: columns, Token: g.Token(s.name.Token(), r), QueryID: s.name.QueryID(),
+		Table: s.lane.table, Columns: s.layout.present(columns), Token: g.Token(s.name.Token(), r), QueryID: s.name.QueryID(),
 		Settings: s.lane.sink().GetSettings(), Guard: s.guard,
 	}
 	doubt := doubt{sending: s, group: g, from: r.From, token: what.Token, open: s.repeated}
 	if s.lane.suspicion != nil {
-		if done, err := s.sift(g, r, &what, &doubt); done || err != nil {
+		done, err := s.sift(g, r, &what, &doubt)
+		if errors.Is(err, errGone) {
+			return s.insert(g, r)
+		}
+		if done || err != nil {
 			return nil, err
 		}
 	}
@@ -184,6 +188,9 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 			return nil, context.Cause(s.ctx)
 		case class == clickhouse.RejectData, class == clickhouse.Split && r.Rows() > 1:
 			return err, nil
+		case s.missing(err):
+			s.repeated = s.repeated || doubt.open
+			return s.insert(g, r)
 		}
 		waited = true
 		s.lane.trouble.sending(fmt.Errorf("insert into %s: %w (%s)", s.lane.table, err, clickhouse.Explain(err)))

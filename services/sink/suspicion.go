@@ -341,6 +341,9 @@ func (s *sending) absent(what clickhouse.Insert) (lacks []int, err error) {
 		if errors.Is(err, clickhouse.ErrCannotTell) {
 			return nil, fmt.Errorf("%s; which rows of sequences %d to %d are there cannot be told: %w", w.why, s.pending.GetFirstSequence(), s.pending.GetLastSequence(), err)
 		}
+		if s.missing(err) {
+			return nil, errGone
+		}
 		s.lane.trouble.sending(fmt.Errorf("%s: %w", w.why, err))
 		if err := s.pause(backoff); err != nil {
 			return nil, err
@@ -381,6 +384,7 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 	if what.Columns, err = g.kept(s.layout, keep); err != nil {
 		return false, err
 	}
+	what.Columns = s.layout.present(what.Columns)
 	what.Token += "/lacking"
 	d.rows = lacks
 	return false, nil
