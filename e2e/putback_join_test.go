@@ -26,7 +26,7 @@ func TestAnEarlierCopyIsPutBackUnderAJoin(t *testing.T) {
 	s := runJoinStack(t)
 	table := stack.OpenSQL(t, s.ClickHouseAddr)
 	table.Exec(`CREATE TABLE joined (id UInt32, orders_n UInt32, seq UInt32, name String) ENGINE = MergeTree ORDER BY id
-		SETTINGS non_replicated_deduplication_window = 2`)
+		SETTINGS non_replicated_deduplication_window = 10000`)
 	orders, users := stack.NewProducer(t, kafka.Addr(), "orders", partitions), stack.NewProducer(t, kafka.Addr(), "users", partitions)
 	begin := time.Now().Add(-4 * time.Hour).Truncate(time.Second)
 	type row struct {
@@ -107,6 +107,7 @@ lanes: 2
 	met := func() []string {
 		return table.Rows(query + " WHERE seq > 0")
 	}
+	empty := store.copy()
 	send(600)
 	for _, what := range []struct{ name, stream, says string }{
 		{"the state", "KV_sluice_joined_state", "went back"},
@@ -114,8 +115,16 @@ lanes: 2
 		{"the dedup log", "sluice_joined_dedup", "lost its tail"},
 		{"the join log", "sluice_joined_join", "lost its tail"},
 		{"everything", "", "the store went back"},
+		{"everything, under a table that forgets", "", "the store went back"},
+		{"all there ever was", "", "has nothing of it"},
 	} {
 		earlier := store.copy()
+		switch what.name {
+		case "everything, under a table that forgets":
+			table.Exec("ALTER TABLE joined MODIFY SETTING non_replicated_deduplication_window = 2")
+		case "all there ever was":
+			earlier = empty
+		}
 		for range 4 {
 			send(100) // many blocks
 		}
