@@ -82,7 +82,7 @@ func TestAnEarlierCopyIsPutBackUnderATableThatRemembers(t *testing.T) {
 		p.blocks(12, 10)
 		if what.stream == "sluice_events_dedup" {
 			stack.Await(t, time.Minute, "no checkpoint from before is kept", func() (bool, any) {
-				kept := p.kept()
+				kept := p.kept("events")
 				return kept == 0, kept
 			})
 		}
@@ -175,33 +175,33 @@ func (p *putBack) check(after, says string) {
 	})
 }
 
-// kept is how many earlier checkpoints of dedup's lanes are kept.
-func (p *putBack) kept() (kept int) {
-	p.t.Helper()
-	nc, err := nats.Connect(p.NATSAddr)
-	require.NoError(p.t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(p.t, err)
-	kv, err := js.KeyValue(p.t.Context(), checkpoint.Bucket("events"))
-	require.NoError(p.t, err)
-	keys, err := kv.ListKeysFiltered(p.t.Context(), "dedup.*.manifest")
-	require.NoError(p.t, err)
-	for key := range keys.Keys() {
-		e, err := kv.Get(p.t.Context(), key)
-		require.NoError(p.t, err)
-		var m eventv1.Manifest
-		require.NoError(p.t, proto.Unmarshal(e.Value(), &m))
-		kept += len(m.GetEarlier())
-	}
-	return kept
-}
-
 // natsStore is what NATS keeps on disk, under a stack whose processes stand still while it is touched.
 type natsStore struct {
 	*stack.Stack
 	t        *testing.T
 	services []string
+}
+
+// kept is how many earlier checkpoints of dedup's lanes are kept.
+func (n *natsStore) kept(pipeline string) (kept int) {
+	n.t.Helper()
+	nc, err := nats.Connect(n.NATSAddr)
+	require.NoError(n.t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(n.t, err)
+	kv, err := js.KeyValue(n.t.Context(), checkpoint.Bucket(pipeline))
+	require.NoError(n.t, err)
+	keys, err := kv.ListKeysFiltered(n.t.Context(), "dedup.*.manifest")
+	require.NoError(n.t, err)
+	for key := range keys.Keys() {
+		e, err := kv.Get(n.t.Context(), key)
+		require.NoError(n.t, err)
+		var m eventv1.Manifest
+		require.NoError(n.t, proto.Unmarshal(e.Value(), &m))
+		kept += len(m.GetEarlier())
+	}
+	return kept
 }
 
 func (n *natsStore) down() {

@@ -24,6 +24,9 @@ type Reached struct {
 	Sequence uint64 // 0: nowhere yet
 	Time     time.Time
 	Taken    map[string]*eventv1.Taken
+	// Epoch and Closed of a checkpoint; not of the sink.
+	Epoch  uint32
+	Closed bool
 	// Positions, of the sink behind a join: the last position that it has had of each writer of that log.
 	Positions map[string]string
 }
@@ -50,13 +53,15 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 		if err := proto.Unmarshal(value, p); err != nil {
 			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 		}
-		return Reached{p.GetCoveredSequence(), time.Unix(0, p.GetCoveredTimeNs()), p.GetTaken(), p.GetPositions()}, nil
+		return Reached{Sequence: p.GetCoveredSequence(), Time: time.Unix(0, p.GetCoveredTimeNs()), Taken: p.GetTaken(), Positions: p.GetPositions()}, nil
 	}
 	m := &eventv1.Manifest{}
 	if err := proto.Unmarshal(value, m); err != nil {
 		return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 	}
-	return Reached{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs()), Taken: m.GetTaken()}, nil
+	return Reached{
+		Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs()), Taken: m.GetTaken(), Epoch: m.GetEpoch(), Closed: m.GetClosed(),
+	}, nil
 }
 
 // Needed returns, by lane of a stage, the sequence in its own log behind which the lane may have to read again what it has put out, to heal from

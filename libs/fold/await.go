@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -75,6 +76,57 @@ func (l *lane) await(ctx context.Context, known *batch.Taken, from fencedlog.Mar
 	}
 	l.waiting(nil)
 	return until, nil
+}
+
+// noticed waits until the stage before has noticed what its log has lost, and has settled what comes again of it: until then what this lane's checkpoint says, of before the loss,
+// may be what tells that stage what need not come.
+func (l *lane) noticed(ctx context.Context) error {
+	if l.Input.Stage == fencedlog.Ingest { // Kafka tells that
+		return nil
+	}
+	for waited := false; ; waited = true {
+		behind, err := l.behind(ctx)
+		if err != nil {
+			return err
+		}
+		if behind < 0 {
+			if waited {
+				l.waiting(nil)
+			}
+			return nil
+		}
+		l.waiting(fmt.Errorf("%w: waiting for lane %d of stage %s to notice what %s has lost", fencedlog.ErrTailLost, behind, l.Input.Stage, l.Input.Stream()))
+		select {
+		case <-time.After(noticePoll):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// noticePoll is how often it is looked whether the stage before has noticed a loss.
+const noticePoll = 200 * time.Millisecond
+
+// behind returns a lane of the stage before whose fence is behind its checkpoint, which is how that tells a loss of its log; -1: there is none.
+func (l *lane) behind(ctx context.Context) (int, error) {
+	fences, err := fencedlog.Fences(ctx, l.JS, l.Input)
+	if err != nil {
+		return 0, err
+	}
+	for _, lane := range l.Live {
+		has, err := checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Input.Stage, lane)
+		if err != nil {
+			return 0, err
+		}
+		published, err := positionOf(string(fences[strconv.Itoa(lane)]))
+		if err != nil {
+			return 0, fmt.Errorf("fence of lane %d in %s: %w", lane, l.Input.Stream(), err)
+		}
+		if !has.Closed && !published.covers(position{epoch: has.Epoch, step: has.Sequence, part: whole}) {
+			return lane, nil
+		}
+	}
+	return -1, nil
 }
 
 // barrier is how far it is known that rows do not come any more: the ingestor stands behind them; then all that its log had by that time is to go

@@ -167,6 +167,9 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if f.marks[0].GetSequence() != 0 {
 		return fmt.Errorf("%w; it cannot be healed, since an earlier version has begun the checkpoint, and did not note which rows it took", lost)
 	}
+	if err := l.noticed(ctx); err != nil {
+		return err
+	}
 	known, tally := f.taken.Clone(), (*batch.Tally)(nil)
 	var err error
 	if _, ok := l.core.(Replayer); !ok {
