@@ -3,6 +3,7 @@ package join
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/native"
@@ -29,12 +30,22 @@ type target struct {
 
 // unfit says that a value which a row was read with is none of its column's type any more.
 type unfit struct {
-	column, from, to string
-	reason           *native.ValueError
+	column   string
+	from, to *native.Type
+	reason   *native.ValueError
 }
 
 func (e *unfit) Error() string {
-	return fmt.Sprintf("column %s, which was of type %s and is of type %s now: %v", e.column, e.from, e.to, e.reason)
+	return fmt.Sprintf("column %s was %s when the row was read and is %s now: %v", e.column, short(e.from), short(e.to), e.reason)
+}
+
+// short is a type's name without most of an Enum's.
+func short(t *native.Type) string {
+	const most = 40
+	if name := t.String(); len(name) > most {
+		return strings.ToValidUTF8(name[:most], "") + "…"
+	}
+	return t.String()
 }
 
 // mapping returns where the cells of a side's rows of one revision go in another.
@@ -131,8 +142,9 @@ func (t *target) append(cells []byte) (rest []byte, err error) {
 	switch {
 	case t.from != nil:
 		rest, err = t.column.AppendConverted(cells, t.from)
-		if reason := new(native.ValueError); errors.As(err, &reason) {
-			err = &unfit{t.name, t.from.String(), t.column.DataType().String(), reason}
+		var reason *native.ValueError
+		if errors.As(err, &reason) {
+			err = &unfit{t.name, t.from, t.column.DataType(), reason}
 		}
 		return rest, err
 	case t.optional:

@@ -148,28 +148,27 @@ func (p *parts) row(left, right *state.Row) error {
 // append lays a row out by the newest revision. One that has a value which does not fit any more is refused.
 func (p *parts) append(left, right *state.Row) (refused bool, err error) {
 	origin := batch.Origin{LeftPartition: left.Partition, LeftOffset: left.Offset, RightPartition: batch.NoRight, EventMS: left.TimeMS}
-	if right != nil {
-		origin.RightPartition, origin.RightOffset = right.Partition, right.Offset
-	}
 	of := left
-	if err = p.cells(left); err == nil {
-		if of = right; right == nil {
-			err = appendMissing(p.core.layouts.absent(state.Right, p.columns))
-		} else {
-			err = p.cells(right)
-		}
+	err = p.cells(left)
+	switch {
+	case err != nil:
+	case right == nil:
+		err = appendMissing(p.core.layouts.absent(state.Right, p.columns))
+	default:
+		of = right
+		origin.RightPartition, origin.RightOffset = right.Partition, right.Offset
+		err = p.cells(right)
 	}
 	var value *unfit
 	if errors.As(err, &value) {
 		for _, c := range p.columns.columns {
 			c.Truncate(min(c.Rows(), p.rows))
 		}
-		p.refuseUnfit(of, origin, value)
+		p.refuseUnfit(of, left, right, value)
 		return true, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("row of left partition %d, offset %d, right partition %d, offset %d: %w",
-			origin.LeftPartition, origin.LeftOffset, origin.RightPartition, origin.RightOffset, err)
+		return false, fmt.Errorf("%s row of partition %d, offset %d: %w", p.core.names[of.Side], of.Partition, of.Offset, err)
 	}
 	p.origins = batch.AppendOrigin(p.origins, origin)
 	return false, nil
@@ -184,12 +183,15 @@ func (p *parts) cells(r *state.Row) error {
 	return m.append(r.Cells)
 }
 
-// refuseUnfit refuses the row of an origin for a value of one of the two that it is made of.
-func (p *parts) refuseUnfit(of *state.Row, origin batch.Origin, value *unfit) {
+// refuseUnfit refuses a row for a value of its own, or of the right row that it met.
+func (p *parts) refuseUnfit(of, left, right *state.Row, value *unfit) {
 	reason := value.Error()
-	if origin.RightPartition != batch.NoRight { // tells the pairs of a row apart
-		reason += fmt.Sprintf("; joined were offset %d of partition %d of %s and offset %d of partition %d of %s", origin.LeftOffset, origin.LeftPartition,
-			p.core.names[state.Left], origin.RightOffset, origin.RightPartition, p.core.names[state.Right])
+	if right != nil { // tells the pairs of a row apart
+		with := left
+		if of == left {
+			with = right
+		}
+		reason += fmt.Sprintf("; joined with offset %d of partition %d of %s", with.Offset, with.Partition, p.core.names[with.Side])
 	}
 	p.refuse(deadletters.Refusal{
 		Source: p.core.names[of.Side], Topic: p.core.topics[of.Side], Partition: of.Partition, Offset: of.Offset,

@@ -122,9 +122,9 @@ func TestUnfitValues(t *testing.T) {
 		letters = append(letters, fmt.Sprint(l.GetTopic(), " ", l.GetOffset(), " ", l.GetField(), ": ", l.GetReason(), " ", string(l.GetValue())))
 	}
 	require.Equal(t, []string{
-		`users 0 name: column name, which was of type Nullable(String) and is of type Int64 now: "Bob" is not an Int64; joined were offset 1 of partition 0 of orders and offset 0 of partition 0 of users {"id":"bob","name":"Bob"}`,
-		`orders 0 amount: column amount, which was of type Int64 and is of type UInt8 now: 300 does not fit UInt8 {"order":"o1"}`,
-		`orders 2 amount: column amount, which was of type Int64 and is of type UInt8 now: -1 does not fit UInt8 {"order":"o3"}`,
+		`users 0 name: column name was Nullable(String) when the row was read and is Int64 now: "Bob" is not an Int64; joined with offset 1 of partition 0 of orders {"id":"bob","name":"Bob"}`,
+		`orders 0 amount: column amount was Int64 when the row was read and is UInt8 now: 300 does not fit UInt8 {"order":"o1"}`,
+		`orders 2 amount: column amount was Int64 when the row was read and is UInt8 now: -1 does not fit UInt8 {"order":"o3"}`,
 	}, letters)
 }
 
