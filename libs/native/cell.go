@@ -102,8 +102,8 @@ func (c *Column) AppendCell(src []byte) (rest []byte, err error) {
 	return rest, nil
 }
 
-// AppendZero appends a row of the type's zero value: NULL where the type has one, else 0, the empty text and so on,
-// whatever default the table has.
+// AppendZero appends a row of the value that ClickHouse's LEFT JOIN has for a row that it did not find: NULL where the type has one, else 0 (1970-01-01 of a
+// Date32), the empty text and so on, whatever default the table has.
 func (c *Column) AppendZero() {
 	c.mark()
 	c.root.appendDefault()

@@ -63,6 +63,7 @@ func TestAppendZero(t *testing.T) {
 	for typ, doc := range map[string]string{
 		"Int64": "0", "String": `""`, "Nullable(String)": "null", "Array(UInt8)": "[]", "LowCardinality(Nullable(String))": "null",
 		"Enum8('a' = 3, 'b' = -1)": `"b"`, "Variant(String, UInt8)": "null", "Dynamic": "null", "Tuple(Int64, String)": `[0, ""]`,
+		"Date": `"1970-01-01"`, "Date32": `"1970-01-01"`, "LowCardinality(Date32)": `"1970-01-01"`, "Tuple(Date32)": `["1970-01-01"]`,
 	} {
 		t.Run(typ, func(t *testing.T) {
 			got, want := newColumn(t, typ, true), newColumn(t, typ, true)

@@ -45,8 +45,7 @@ func TestEngine(t *testing.T) {
 			plain, packed := dial(t, addr, ch.CompressionDisabled), dial(t, addr, ch.CompressionLZ4)
 			table := fmt.Sprintf("%s.t%d", db, i)
 			do(t, plain, fmt.Sprintf("CREATE TABLE %s (n UInt32, c %s) ENGINE = MergeTree ORDER BY n", table, c.typ))
-			typ, err := native.ParseType(readStrings(t, plain, fmt.Sprintf(
-				"SELECT type FROM system.columns WHERE database = '%s' AND table = 't%d' AND name = 'c'", db, i))[0])
+			typ, err := native.ParseType(columnType(t, plain, db, i))
 			require.NoError(t, err)
 
 			numbers, values := engineBlock(t, typ, c)
@@ -60,6 +59,11 @@ func TestEngine(t *testing.T) {
 			require.Equal(t, want, readStrings(t, plain, "SELECT CAST(ifNull(toJSONString(c), 'null') AS String) FROM "+table+" ORDER BY n"))
 		})
 	}
+}
+
+// columnType is the type of column c of table i, as the engine spells it.
+func columnType(t *testing.T, c *ch.Client, db string, i int) string {
+	return readStrings(t, c, fmt.Sprintf("SELECT type FROM system.columns WHERE database = '%s' AND table = 't%d' AND name = 'c'", db, i))[0]
 }
 
 // engineBlock takes the values through the wire, the odd rows before the even ones.
@@ -145,6 +149,28 @@ func TestEngineLargeBlock(t *testing.T) {
 			insert(t, c, table, numbers, values)
 			require.Equal(t, []string{fmt.Sprint(rows)}, readStrings(t, c, fmt.Sprintf(
 				"SELECT toString(countIf(c[1] = concat('v', toString(n %% %d)) AND c[2] IS NULL AND length(c) = 2)) FROM %s", distinct-1, table)))
+		})
+	}
+}
+
+// TestEngineLeftJoin: AppendZero is what a LEFT JOIN has for a row that it did not find.
+func TestEngineLeftJoin(t *testing.T) {
+	addr, db := clickhousetest.StartDB(t)
+	for i, e := range engineCases {
+		if e.typ == "Nullable(Enum8('a' = 5))" {
+			continue // it is NULL, but the engine looks for the name of the 0 behind that
+		}
+		t.Run(e.typ, func(t *testing.T) {
+			c := dial(t, addr, ch.CompressionDisabled)
+			table := fmt.Sprintf("%s.t%d", db, i)
+			do(t, c, fmt.Sprintf("CREATE TABLE %s (n UInt32, c %s) ENGINE = MergeTree ORDER BY n", table, e.typ))
+			numbers, values := newColumn(t, "UInt32", false), newColumn(t, columnType(t, c, db, i), false)
+			numbers.AppendZero()
+			values.AppendZero()
+			insert(t, c, table, numbers, values)
+			const text = "CAST(ifNull(toJSONString(r.c), 'null') AS String)"
+			require.Equal(t, readStrings(t, c, "SELECT "+text+" FROM (SELECT toUInt32(1) AS n) AS l LEFT JOIN "+table+" AS r ON l.n = r.n"),
+				readStrings(t, c, "SELECT "+text+" FROM "+table+" AS r"))
 		})
 	}
 }

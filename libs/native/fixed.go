@@ -16,14 +16,17 @@ type fixed struct {
 	buf     []byte
 	convert converter
 	zero    []byte // the default value, width bytes
+	blank   []byte // what stands where there is no value: zero, but for Date32
 	form    form
 }
 
-// firstDate32 is ClickHouse's default of Date32: 1900-01-01, in days since 1970.
+// firstDate32 is ClickHouse's default of Date32: 1900-01-01, in days since 1970. What has no value at all, as the right side of a LEFT JOIN that found nothing, is 1970-01-01
+// there nevertheless.
 const firstDate32 = -25567
 
 func newFixed(t *Type) (*fixed, error) {
 	n := &fixed{width: t.width, zero: make([]byte, t.width), form: formOf(t)}
+	n.blank = n.zero
 	switch t.kind {
 	case kindInt, kindUint:
 		n.convert = integerConverter(t)
@@ -36,6 +39,7 @@ func newFixed(t *Type) (*fixed, error) {
 	case kindDate, kindDate32:
 		n.convert = dateConverter(t)
 		if t.kind == kindDate32 {
+			n.blank = make([]byte, t.width)
 			putInt(n.zero, firstDate32)
 		}
 	case kindDateTime:
@@ -85,7 +89,7 @@ func (n *fixed) appendJSON(v jsonread.Value) error {
 	return n.convert(n.buf[end:], v)
 }
 
-func (n *fixed) appendDefault() { n.buf = append(n.buf, n.zero...) }
+func (n *fixed) appendDefault() { n.buf = append(n.buf, n.blank...) }
 
 func (n *fixed) appendWire(dst []byte) []byte { return append(dst, n.buf...) }
 

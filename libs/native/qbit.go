@@ -19,7 +19,8 @@ type qbit struct {
 func newQBit(t *Type) (node, error) {
 	elem := t.elems[0]
 	convert := floatConverter(elem)
-	n := &qbit{element: elem.width, fixed: &fixed{width: t.width, zero: make([]byte, t.width), form: formBytes}}
+	zero := make([]byte, t.width)
+	n := &qbit{element: elem.width, fixed: &fixed{width: t.width, zero: zero, blank: zero, form: formBytes}}
 	n.convert = func(dst []byte, v jsonread.Value) error {
 		if v.Kind != jsonread.Array {
 			return valueErrorf("%s is not an array", show(v))

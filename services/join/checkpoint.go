@@ -44,7 +44,12 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 		rest, err = c.tracker.Restore(rest)
 	}
 	if err == nil {
-		_, err = c.joiner.Restore(rest)
+		rest, err = c.joiner.Restore(rest)
+	}
+	if err == nil && version >= 4 {
+		if c.newest, n = binary.Uvarint(rest); n <= 0 {
+			err = errors.New("the newest schema revision is cut off")
+		}
 	}
 	if err != nil {
 		return errors.Join(checkpoint.ErrDamaged, err)
@@ -62,6 +67,7 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 
 // wanted tells whether a row of a checkpoint is to be had.
 func (c *core) wanted(r *state.Row) (bool, error) {
+	c.newest = max(c.newest, r.Revision) // which states before version 4 do not say
 	if c.only != nil && !c.only(r) {
 		return false, nil
 	}

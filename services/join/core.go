@@ -19,9 +19,12 @@ import (
 
 // core is the fold.Core: it takes batches apart into rows, and makes batches of what comes out.
 type core struct {
-	log      *slog.Logger
-	names    [2]string // of the sources
-	layouts  *layouts
+	log     *slog.Logger
+	names   [2]string // of the sources
+	layouts *layouts
+	// newest is the newest schema revision of a batch in the lane's log so far. By it all is laid out that comes out, whichever its rows were read under: they
+	// may have waited since before an update, and the table is as the update has found it.
+	newest   uint64
 	topics   [2]string
 	times    [2]string // the field that is the event time; "": the Kafka timestamp
 	unitMS   int64     // of times of segments
@@ -112,6 +115,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	}
 	// From here on rows change: an error ends the lane.
 	end := v.End()
+	c.newest = max(c.newest, v.SchemaRevision)
 	c.rows.SetTime(v.ArrivalMS)
 	c.out.begin(in, out)
 	c.links.begin(in, side, c.mixed[side])
@@ -154,6 +158,11 @@ func (c *core) advance(in fold.Input) error {
 
 // open checks all that may be wrong with a batch before anything is changed by it.
 func (c *core) open(v *batch.View, side state.Side) (*input, error) {
+	if v.SchemaRevision > c.newest {
+		if _, err := c.layouts.output(v.SchemaRevision); err != nil {
+			return nil, err
+		}
+	}
 	if v.Selected == 0 {
 		return nil, nil
 	}
@@ -280,9 +289,9 @@ func (c *core) Report(s *stagev1.UnitStatus) {
 func (c *core) Close() error { return c.rows.Close() }
 
 // stateVersion is the version of the core's own part of the manifest.
-const stateVersion = 3
+const stateVersion = 4
 
 func (c *core) appendState(dst []byte) []byte {
 	dst = c.appendSettings(binary.AppendUvarint(dst, stateVersion))
-	return c.joiner.Append(c.tracker.Append(dst))
+	return binary.AppendUvarint(c.joiner.Append(c.tracker.Append(dst)), c.newest)
 }

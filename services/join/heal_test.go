@@ -63,12 +63,13 @@ func newStory(t *testing.T, seed uint64, change func(*controlv1.Join)) *story {
 	}
 }
 
-// produce adds records to Kafka, out of order by less than grace, no two of one time.
+// produce adds records to Kafka, out of order by less than grace, some of one time.
 func (s *story) produce(n int) {
 	for range n {
 		s.clock += 2 * (1 + s.r.Int64N(300))
 		at := writerOf(sides[s.r.IntN(2)], s.r.IntN(2))
-		s.kafka[at] = append(s.kafka[at], arrived{fmt.Sprintf("k%d", s.r.IntN(12)), s.clock - 2*s.r.Int64N(900) + int64(n%2)})
+		ms := s.clock - 2*s.r.Int64N(600)
+		s.kafka[at] = append(s.kafka[at], arrived{fmt.Sprintf("k%d", s.r.IntN(6)), ms - ms%600})
 	}
 }
 
@@ -275,7 +276,7 @@ func (s *story) expected() map[batch.Origin]int {
 					at := none
 					at.RightPartition, at.RightOffset = int32(rp), int64(ro)
 					if join.GetKind() == controlv1.Join_LOOKUP {
-						if r.ms <= l.ms && r.ms >= l.ms-window && r.ms > bestMS {
+						if r.ms <= l.ms && r.ms >= l.ms-window && r.ms >= bestMS {
 							best, bestMS = at, r.ms
 						}
 						continue

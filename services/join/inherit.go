@@ -37,6 +37,7 @@ func (c *core) inherit(ctx context.Context, m *eventv1.Manifest, segments func(f
 		return err
 	}
 	c.rows.SetTime(old.rows.Time())
+	c.newest = max(c.newest, old.newest)
 	c.tracker.Inherit(old.tracker)
 	c.joiner.Inherit(old.joiner, first)
 	for _, side := range []state.Side{state.Left, state.Right} {

@@ -47,6 +47,9 @@ func changingWorld(t *testing.T, kind controlv1.Join_Kind) *changing {
 	w := newWorld(t, func(j *controlv1.Join) { j.Kind = kind })
 	w.record.Spec.Lanes = 2
 	c := &changing{world: w, ends: map[int]uint64{}}
+	again := proto.CloneOf(w.record.Schemas[0])
+	again.Revision = 2
+	w.record.Schemas = append(w.record.Schemas, again)
 	for side, source := range sides {
 		c.sources[side] = w.producer(source, 0, 1, 2, 3, 4)
 	}
@@ -54,7 +57,9 @@ func changingWorld(t *testing.T, kind controlv1.Join_Kind) *changing {
 	c.send(old, 15)
 	c.send(old, 15)
 	require.NoError(t, c.run(t, w.js, false, old.Lanes(), func() bool { return c.covered(old) }))
-	c.send(old, 15) // not folded yet when the lanes are changed
+	c.sources[1].revision = 2
+	c.send(old, 15)           // not folded yet when the lanes are changed
+	c.sources[1].revision = 1 // the new lanes know of the other by the old ones alone
 	w.record.Spec.Lanes, w.record.Generation = 3, 2
 	w.record.LaneSets = []*controlv1.LaneSet{{First: 0, Count: 2}, {First: 2, Count: 3}}
 	for _, p := range c.sources {
@@ -174,8 +179,11 @@ func (c *changing) right(want []string, what string) {
 	var got []string
 	sum, left, matched := batch.Tally{}, 0, 0
 	for lane := range 5 {
-		rows, _ := c.outputOf(lane)
+		rows, messages := c.outputOf(lane)
 		got = append(got, texts(rows)...)
+		for _, m := range messages {
+			require.True(t, lane < 2 || m.SchemaRevision == 2, what)
+		}
 	}
 	slices.Sort(got)
 	require.Equal(t, want, got, what)

@@ -1,6 +1,7 @@
 package join
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -69,22 +70,18 @@ func (p *parts) reset() {
 
 // Pair puts a pair out.
 func (p *parts) Pair(left, right *state.Row) error {
-	if p.isOut(left, right) || p.known(size(left, right)) {
+	if p.isOut(left, right) || p.known(left, right) {
 		return nil
 	}
-	revision, err := p.core.layouts.revision(left.Revision, right.Revision)
-	if err != nil {
-		return err
-	}
-	return p.row(left, right, revision)
+	return p.row(left, right)
 }
 
 // Unmatched puts a left row out alone.
 func (p *parts) Unmatched(left *state.Row) error {
-	if p.isOut(left, nil) || p.known(size(left, nil)) {
+	if p.isOut(left, nil) || p.known(left, nil) {
 		return nil
 	}
-	return p.row(left, nil, left.Revision)
+	return p.row(left, nil)
 }
 
 // isOut counts a row that was put out before the log lost its tail.
@@ -96,9 +93,10 @@ func (p *parts) isOut(left, right *state.Row) bool {
 	return true
 }
 
-// known counts a row of a step whose messages are all in the log. Of a large one it must be seen again whether it was refused.
-func (p *parts) known(size int) bool {
-	if !p.in.Published || size > partBytes {
+// known counts a row of a step whose messages are all in the log. Of a large one, and of one of another revision, it must be seen again whether it was refused.
+func (p *parts) known(left, right *state.Row) bool {
+	newest := p.core.newest
+	if !p.in.Published || size(left, right) > partBytes || left.Revision != newest || right != nil && right.Revision != newest {
 		return false
 	}
 	p.in.Tally.Rows++
@@ -114,23 +112,22 @@ func size(left, right *state.Row) int {
 	return n
 }
 
-func (p *parts) row(left, right *state.Row, revision uint64) error {
+func (p *parts) row(left, right *state.Row) error {
 	size := size(left, right)
-	full := p.rows > 0 && (p.bytes+size > partBytes || p.rows >= partRows)
-	if full || p.columns != nil && p.columns.revision != revision {
+	if p.rows > 0 && (p.bytes+size > partBytes || p.rows >= partRows) {
 		if err := p.flush(); err != nil {
 			return err
 		}
 	}
-	if p.columns == nil || p.columns.revision != revision {
-		columns, err := p.core.layouts.output(revision)
+	if p.columns == nil {
+		columns, err := p.core.layouts.output(p.core.newest)
 		if err != nil {
 			return err
 		}
 		p.columns = columns
 		p.reset()
 	}
-	if err := p.append(left, right); err != nil {
+	if refused, err := p.append(left, right); refused || err != nil {
 		return err
 	}
 	if !p.in.Published {
@@ -148,28 +145,58 @@ func (p *parts) row(left, right *state.Row, revision uint64) error {
 	return nil
 }
 
-func (p *parts) append(left, right *state.Row) error {
-	m, err := p.core.layouts.mapping(state.Left, left.Revision, p.columns)
-	if err == nil {
-		err = m.append(left.Cells)
-	}
-	if err != nil {
-		return fmt.Errorf("left row of partition %d, offset %d: %w", left.Partition, left.Offset, err)
-	}
+// append lays a row out by the newest revision. One that has a value which does not fit any more is refused.
+func (p *parts) append(left, right *state.Row) (refused bool, err error) {
 	origin := batch.Origin{LeftPartition: left.Partition, LeftOffset: left.Offset, RightPartition: batch.NoRight, EventMS: left.TimeMS}
-	if right == nil {
+	of := left
+	err = p.cells(left)
+	switch {
+	case err != nil:
+	case right == nil:
 		err = appendMissing(p.core.layouts.absent(state.Right, p.columns))
-	} else {
+	default:
+		of = right
 		origin.RightPartition, origin.RightOffset = right.Partition, right.Offset
-		if m, err = p.core.layouts.mapping(state.Right, right.Revision, p.columns); err == nil {
-			err = m.append(right.Cells)
+		err = p.cells(right)
+	}
+	var value *unfit
+	if errors.As(err, &value) {
+		for _, c := range p.columns.columns {
+			c.Truncate(min(c.Rows(), p.rows))
 		}
+		p.refuseUnfit(of, left, right, value)
+		return true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("right row of the left one of partition %d, offset %d: %w", left.Partition, left.Offset, err)
+		return false, fmt.Errorf("%s row of partition %d, offset %d: %w", p.core.names[of.Side], of.Partition, of.Offset, err)
 	}
 	p.origins = batch.AppendOrigin(p.origins, origin)
-	return nil
+	return false, nil
+}
+
+// cells appends the cells of a row to the columns of its side.
+func (p *parts) cells(r *state.Row) error {
+	m, err := p.core.layouts.mapping(r.Side, r.Revision, p.columns)
+	if err != nil {
+		return err
+	}
+	return m.append(r.Cells)
+}
+
+// refuseUnfit refuses a row for a value of its own, or of the right row that it met.
+func (p *parts) refuseUnfit(of, left, right *state.Row, value *unfit) {
+	reason := value.Error()
+	if right != nil { // tells the pairs of a row apart
+		with := left
+		if of == left {
+			with = right
+		}
+		reason += fmt.Sprintf("; joined with offset %d of partition %d of %s", with.Offset, with.Partition, p.core.names[with.Side])
+	}
+	p.refuse(deadletters.Refusal{
+		Source: p.core.names[of.Side], Topic: p.core.topics[of.Side], Partition: of.Partition, Offset: of.Offset,
+		Field: value.column, SchemaRevision: of.Revision, Reason: reason,
+	})
 }
 
 // fits tells whether the one large row there is fits into a message once it is compressed.

@@ -1,6 +1,7 @@
 package match
 
 import (
+	"cmp"
 	"errors"
 	"math"
 
@@ -65,17 +66,7 @@ func (j *Joiner) end(r *state.Row, to int64, out Output) error {
 	if r.TimeMS == math.MinInt64 {
 		return nil
 	}
-	var answer *state.Row
-	return j.rows.Key(state.Left, r.Key, minus(r.TimeMS, j.config.WaitMS), min(r.TimeMS-1, to), func(l *state.Row) error {
-		if answer == nil { // of several with the time of r the last
-			last, _, err := j.rows.Latest(state.Right, r.Key, r.TimeMS)
-			if err != nil {
-				return err
-			}
-			answer = &last
-		}
-		return j.pair(l, answer, out)
-	})
+	return j.rows.Key(state.Left, r.Key, minus(r.TimeMS, j.config.WaitMS), min(r.TimeMS-1, to), func(l *state.Row) error { return j.pair(l, r, out) })
 }
 
 // pair puts a left row out and lets it leave. Where left rows wait beyond their time, time does not tell that it has left.
@@ -105,6 +96,28 @@ func (j *Joiner) replace(r *state.Row) error {
 	return j.rows.Remove(&old, false)
 }
 
+// newer tells which of two right rows of a key counts: the later one; of one time the one from the larger partition, then the one with the larger offset. Which
+// of them came first does not matter: parts of a partition come through several dedup lanes, which are not equally fast. Only offsets that
+// were given out anew are told apart by their order in the log.
+func newer(a, b *state.Row) bool {
+	return cmp.Or(cmp.Compare(a.TimeMS, b.TimeMS), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Seq, b.Seq)) > 0
+}
+
+// keep lets a right row wait, as the only one of its key and time.
+func (j *Joiner) keep(r *state.Row) error {
+	same, ok, err := j.rows.At(state.Right, r.Key, r.TimeMS)
+	if err != nil || ok && newer(&same, r) {
+		return err
+	}
+	if ok {
+		if err := j.rows.Remove(&same, false); err != nil {
+			return err
+		}
+	}
+	j.rows.Insert(*r)
+	return nil
+}
+
 // renewLate takes a right row that is late, if it is the newest of its key among those whose time has come. Left rows that
 // still wait take it too: they have found none.
 func (j *Joiner) renewLate(r *state.Row, out Output) (late bool, err error) {
@@ -112,10 +125,12 @@ func (j *Joiner) renewLate(r *state.Row, out Output) (late bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if ok && newest.TimeMS > r.TimeMS {
+	if ok && newer(&newest, r) {
 		return true, nil
 	}
-	j.rows.Insert(*r)
+	if err := j.keep(r); err != nil {
+		return false, err
+	}
 	if j.config.WaitMS > 0 {
 		to := j.watermark - 1
 		if j.config.WindowMS != Forever {

@@ -2,8 +2,7 @@
 // leaves, and in which order all of it comes out.
 //
 // Guaranteed: everything depends on the rows and the watermarks alone, in their order. As long as no row is late, the pairs
-// of an INTERVAL join and the answers of a LOOKUP join, as a set, do not depend on that order either, but for right rows of a LOOKUP with one
-// key and one time, of which the last counts. Each left row of a LEFT join comes out at least once, each other pair exactly once.
+// of an INTERVAL join and the answers of a LOOKUP join, as a set, do not depend on that order either. Each left row of a LEFT join comes out at least once, each other pair exactly once.
 //
 // It has no clock and looks at no map's order. An error of the Output or of the state ends its use.
 package match
@@ -117,6 +116,8 @@ func (j *Joiner) add(r state.Row, out Output) (late bool, err error) {
 		return false, nil
 	case r.TimeMS < j.watermark:
 		late, err = j.renewLate(&r, out)
+	case j.config.Lookup && r.Side == state.Right:
+		err = j.keep(&r)
 	case j.config.Lookup:
 		j.rows.Insert(r)
 	default:
@@ -160,17 +161,25 @@ func (j *Joiner) Wanted(r *state.Row) (bool, error) {
 	switch {
 	case r.TimeMS < j.floors[r.Side]:
 		return false, nil
-	case !j.config.Lookup || r.Side == state.Left || r.TimeMS >= j.watermark:
+	case !j.config.Lookup || r.Side == state.Left:
 		return true, nil
 	}
-	newest, ok, err := j.rows.Latest(state.Right, r.Key, j.watermark-1)
+	// One waits for each key and time, and one for each key of those whose time has come.
+	var other state.Row
+	var ok bool
+	var err error
+	if r.TimeMS < j.watermark {
+		other, ok, err = j.rows.Latest(state.Right, r.Key, j.watermark-1)
+	} else {
+		other, ok, err = j.rows.At(state.Right, r.Key, r.TimeMS)
+	}
 	if err != nil || !ok {
 		return err == nil, err
 	}
-	if newest.TimeMS > r.TimeMS || newest.TimeMS == r.TimeMS && newest.Seq > r.Seq {
+	if newer(&other, r) {
 		return false, nil
 	}
-	return true, j.rows.Remove(&newest, false)
+	return true, j.rows.Remove(&other, false)
 }
 
 // Append appends what is not in the rows to dst.

@@ -1,6 +1,7 @@
 package match_test
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -23,26 +24,29 @@ type batchOf struct {
 	b    watermark.Batch
 }
 
-// drawLog draws the log of two sources of several partitions: rows out of order, keys that are rare and keys that are not, rows without a
-// key, heartbeats, idle partitions.
-func drawLog(t *rapid.T) []batchOf {
+// drawLog draws the log of two sources of several partitions: rows out of order, keys that are rare and keys that are not, rows of one time, rows without a
+// key, heartbeats, idle partitions. It returns how many writers bring each source's partitions, too.
+func drawLog(t *rapid.T) ([]batchOf, map[string]int) {
 	type at struct {
 		side      state.Side
 		partition int32
 	}
-	maxima := map[at]int64{}
+	maxima, offsets := map[at]int64{}, map[at]int64{}
+	grain := rapid.SampledFrom([]int64{1, 1, 25}).Draw(t, "grain")
 	spread := rapid.SampledFrom([]int64{5, 50, 500}).Draw(t, "spread")
 	var log []batchOf
 	clock, number := int64(0), 0
 	for range rapid.IntRange(1, 60).Draw(t, "batches") {
 		clock += rapid.Int64Range(0, 20).Draw(t, "later")
 		p := at{state.Side(rapid.IntRange(0, 1).Draw(t, "side")), int32(rapid.IntRange(0, 1).Draw(t, "partition"))}
-		m := batchOf{side: p.side, b: watermark.Batch{Writer: fmt.Sprint(p.side, p.partition), Partition: p.partition, Partitions: 2, ArrivalMS: 1000 + clock}}
+		m := batchOf{side: p.side, b: watermark.Batch{Writer: fmt.Sprint(p.side, p.partition, "/0"), Partition: p.partition, Partitions: 2, ArrivalMS: 1000 + clock}}
 		for range rapid.SampledFrom([]int{0, 1, 1, 1, 2, 7}).Draw(t, "rows") {
 			number++
 			ms := clock + rapid.Int64Range(-spread, spread/4).Draw(t, "time")
+			ms -= ms % grain
 			key := rapid.SampledFrom([]string{"a", "a", "b", "c", "-"}).Draw(t, "key")
-			m.rows = append(m.rows, in{ms, key, fmt.Sprintf("%s%d@%d:%s", names[p.side][:1], number, ms, key)})
+			m.rows = append(m.rows, in{ms, key, fmt.Sprintf("%s%d@%d:%s", names[p.side][:1], number, ms, key), offsets[p]})
+			offsets[p]++
 			if old, ok := maxima[p]; !ok || ms > old {
 				maxima[p] = ms
 			}
@@ -60,12 +64,52 @@ func drawLog(t *rapid.T) []batchOf {
 			p := at{side, partition}
 			_, has := maxima[p]
 			log = append(log, batchOf{side: side, b: watermark.Batch{
-				Writer: fmt.Sprint(side, partition), Partition: partition, Partitions: 2, ArrivalMS: 1_000_000, IdleSinceMS: 1,
+				Writer: fmt.Sprint(side, partition, "/0"), Partition: partition, Partitions: 2, ArrivalMS: 1_000_000, IdleSinceMS: 1,
 				MaxMS: maxima[p], HasMax: has,
 			}})
 		}
 	}
-	return log
+	return takeApart(t, log)
+}
+
+// takeApart lets the rows of some sources come through two dedup lanes, which are not equally fast.
+func takeApart(t *rapid.T, log []batchOf) ([]batchOf, map[string]int) {
+	writers := map[string]int{}
+	for _, name := range names {
+		writers[name] = rapid.IntRange(1, 2).Draw(t, "writers")
+	}
+	type placed struct {
+		batchOf
+		at int
+	}
+	var out []placed
+	reached := map[string]int{}
+	for i, m := range log {
+		parts := make([][]in, writers[names[m.side]])
+		for _, row := range m.rows {
+			n := 0
+			if len(parts) > 1 {
+				n = rapid.IntRange(0, 1).Draw(t, "lane")
+			}
+			parts[n] = append(parts[n], row)
+		}
+		for n, rows := range parts {
+			part := batchOf{m.side, rows, m.b}
+			part.b.Writer = strings.TrimSuffix(m.b.Writer, "/0") + fmt.Sprint("/", n)
+			if n > 0 {
+				reached[part.b.Writer] = max(reached[part.b.Writer], i+rapid.SampledFrom([]int{0, 0, 1, 5}).Draw(t, "behind"))
+			} else {
+				reached[part.b.Writer] = i
+			}
+			out = append(out, placed{part, reached[part.b.Writer]})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b placed) int { return a.at - b.at })
+	log = nil
+	for _, m := range out {
+		log = append(log, m.batchOf)
+	}
+	return log, writers
 }
 
 func drawConfig(t *rapid.T) (match.Config, watermark.Config) {
@@ -85,7 +129,8 @@ func TestUpdates(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		config, times := drawConfig(t)
-		log := drawLog(t)
+		log, writers := drawLog(t)
+		times.Writers = writers
 		type update struct {
 			config match.Config
 			times  watermark.Config
@@ -157,7 +202,8 @@ func TestAgainstModel(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
 		config, times := drawConfig(t)
-		log := drawLog(t)
+		log, writers := drawLog(t)
+		times.Writers = writers
 
 		plain := newWorld(t, config, times, 0, dir)
 		var want [][]string
@@ -210,6 +256,12 @@ func TestAgainstModel(t *testing.T) {
 	})
 }
 
+// read is a row with the partition that it was read from.
+type read struct {
+	in
+	partition int32
+}
+
 type modelled struct {
 	lines  []string
 	counts match.Counts
@@ -217,7 +269,7 @@ type modelled struct {
 
 // nestedLoop is the definition: all left rows against all right rows.
 func nestedLoop(c match.Config, log []batchOf, late map[string]bool) modelled {
-	var sides [2][]in
+	var sides [2][]read
 	out := modelled{lines: []string{}}
 	for _, m := range log {
 		for _, row := range m.rows {
@@ -225,12 +277,12 @@ func nestedLoop(c match.Config, log []batchOf, late map[string]bool) modelled {
 				out.counts.Late++
 				continue
 			}
-			sides[m.side] = append(sides[m.side], row)
+			sides[m.side] = append(sides[m.side], read{row, m.b.Partition})
 		}
 	}
 	met := map[string]bool{}
 	for _, l := range sides[state.Left] {
-		var partners []in
+		var partners []read
 		if c.Lookup {
 			partners = lookup(c, l, sides[state.Right])
 		} else {
@@ -263,27 +315,29 @@ func nestedLoop(c match.Config, log []batchOf, late map[string]bool) modelled {
 	return out
 }
 
-// lookup is the newest right row as of the left row's time, else the first within the wait; of one time the last.
-func lookup(c match.Config, l in, right []in) []in {
+// lookup is the newest right row as of the left row's time, else the first within the wait; of one time the last in its topic.
+func lookup(c match.Config, l read, right []read) []read {
 	window := c.WindowMS
 	if window == match.Forever {
 		window = math.MaxInt32
 	}
-	var best *in
-	for i, r := range right {
-		if r.key == l.key && l.key != "-" && r.ms <= l.ms && r.ms >= l.ms-window && (best == nil || r.ms >= best.ms) {
-			best = &right[i]
-		}
-	}
-	if best == nil {
+	find := func(from, to, sign int64) (best *read) {
 		for i, r := range right {
-			if r.key == l.key && l.key != "-" && r.ms > l.ms && r.ms <= l.ms+c.WaitMS && (best == nil || r.ms <= best.ms) {
+			if l.key == "-" || r.key != l.key || r.ms < from || r.ms > to {
+				continue
+			}
+			if best == nil || cmp.Or(cmp.Compare(sign*r.ms, sign*best.ms), cmp.Compare(r.partition, best.partition), cmp.Compare(r.offset, best.offset)) > 0 {
 				best = &right[i]
 			}
 		}
+		return best
+	}
+	best := find(l.ms-window, l.ms, 1)
+	if best == nil {
+		best = find(l.ms+1, l.ms+c.WaitMS, -1)
 	}
 	if best == nil {
 		return nil
 	}
-	return []in{*best}
+	return []read{*best}
 }

@@ -99,5 +99,5 @@ func (j *Joiner) lateAt(r *state.Row, w int64) (bool, error) {
 		return true, nil
 	}
 	newest, ok, err := j.rows.Latest(state.Right, r.Key, w-1)
-	return ok && newest.TimeMS > r.TimeMS, err
+	return ok && newer(&newest, r), err
 }

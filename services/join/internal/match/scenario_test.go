@@ -58,7 +58,7 @@ func TestScenarios(t *testing.T) {
 func playAll(t *testing.T, body string, budget int, restart bool) string {
 	lines := strings.Split(strings.TrimSuffix(body, "\n"), "\n")
 	config, times := configOf(t, lines[0])
-	p := &player{world: newWorld(t, config, times, budget, t.TempDir()), partitions: [2]int{1, 1}, maxima: map[string]int64{}}
+	p := &player{world: newWorld(t, config, times, budget, t.TempDir()), partitions: [2]int{1, 1}, maxima: map[string]int64{}, offsets: map[string]int64{}}
 	defer func() { p.close() }()
 	out := []string{lines[0]}
 	for _, line := range lines[1:] {

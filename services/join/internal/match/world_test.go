@@ -116,6 +116,7 @@ func (w *world) Unmatched(l *state.Row) error {
 type in struct {
 	ms         int64
 	key, value string
+	offset     int64
 }
 
 func keyOf(name string) state.Key {
@@ -132,8 +133,8 @@ func (w *world) step(side state.Side, rows []in, b watermark.Batch) []string {
 	w.clock += 100
 	w.rows.SetTime(w.clock)
 	b.Source = names[side]
-	for i, row := range rows {
-		r := state.Row{Side: side, Key: keyOf(row.key), TimeMS: row.ms, Partition: b.Partition, Offset: int64(i), Revision: 1, Cells: []byte(row.value)}
+	for _, row := range rows {
+		r := state.Row{Side: side, Key: keyOf(row.key), TimeMS: row.ms, Partition: b.Partition, Offset: row.offset, Revision: 1, Cells: []byte(row.value)}
 		verdict, err := w.joiner.Add(r, b.ArrivalMS, w)
 		require.NoError(w.t, err)
 		switch verdict {
@@ -188,7 +189,8 @@ type player struct {
 	*world
 	partitions [2]int
 	maxima     map[string]int64
-	clock      int64 // when what comes arrives
+	offsets    map[string]int64 // the next of each partition
+	clock      int64            // when what comes arrives
 }
 
 func (p *player) play(line string) []string {
@@ -222,22 +224,27 @@ func (p *player) play(line string) []string {
 	}
 	side := sideOf(p.t, name)
 	b := watermark.Batch{Writer: words[0], Partition: partition, Partitions: p.partitions[side], ArrivalMS: p.clock}
+	at := fmt.Sprint(side, partition)
 	var rows []in
 	switch words[1] {
 	case "idle":
 		silent := duration(p.t, words[2])
 		if p.clock == 0 { // events come when they happen
-			b.ArrivalMS = max(p.maxima[fmt.Sprint(side, partition)], 1) + silent
+			b.ArrivalMS = max(p.maxima[at], 1) + silent
 		}
 		b.IdleSinceMS = b.ArrivalMS - silent
 	default:
 		for _, item := range strings.Split(strings.TrimSpace(strings.TrimPrefix(line, words[0])), ",") {
 			parts := strings.Fields(item)
+			if len(parts) == 4 {
+				p.offsets[at] = number(p.t, strings.TrimPrefix(parts[3], "@"))
+				parts = parts[:3]
+			}
 			require.Len(p.t, parts, 3, line)
-			rows = append(rows, in{duration(p.t, parts[0]), parts[1], parts[2]})
+			rows = append(rows, in{duration(p.t, parts[0]), parts[1], parts[2], p.offsets[at]})
+			p.offsets[at]++
 		}
 	}
-	at := fmt.Sprint(side, partition)
 	for _, row := range rows {
 		if most := p.times.MaxFutureMS; most > 0 && row.ms > p.clock+most {
 			continue // the ingestor says nothing of it

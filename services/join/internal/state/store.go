@@ -28,6 +28,7 @@ type Store struct {
 	disk      Disk
 	count     [2]int // rows, in memory and on disk
 	onDisk    [2]int
+	spilled   [2]int64 // the latest time of a row that has gone to disk
 	born      uint32
 	every     uint32
 	log       log
@@ -36,7 +37,7 @@ type Store struct {
 
 // New makes an empty store.
 func New(options Options) *Store {
-	s := &Store{options: options, arena: newArena(), every: 1}
+	s := &Store{options: options, arena: newArena(), every: 1, spilled: [2]int64{math.MinInt64, math.MinInt64}}
 	s.Buckets(options.BornMS, 1)
 	s.index = newIndex(&s.slots)
 	for side := range s.lines {
@@ -184,16 +185,7 @@ func (s *Store) Latest(side Side, key Key, to int64) (Row, bool, error) {
 
 // Before returns the last row of a side and key before (time, seq).
 func (s *Store) Before(side Side, key Key, time int64, seq uint64) (Row, bool, error) {
-	var r Row
-	found := false
-	if e := s.index.find(key); e >= 0 {
-		var one [1]int32
-		rows := s.index.rows(e, side, &one)
-		if n := s.index.search(rows, time, seq); n > 0 {
-			s.row(&r, rows[n-1])
-			found = true
-		}
-	}
+	r, found := s.inMemory(side, key, time, seq)
 	if s.onDisk[side] == 0 {
 		return r, found, nil
 	}
@@ -205,6 +197,29 @@ func (s *Store) Before(side Side, key Key, time int64, seq uint64) (Row, bool, e
 		return d, true, nil
 	}
 	return r, found, nil
+}
+
+// inMemory is Before among the rows in memory.
+func (s *Store) inMemory(side Side, key Key, time int64, seq uint64) (r Row, found bool) {
+	if e := s.index.find(key); e >= 0 {
+		var one [1]int32
+		rows := s.index.rows(e, side, &one)
+		if n := s.index.search(rows, time, seq); n > 0 {
+			s.row(&r, rows[n-1])
+			found = true
+		}
+	}
+	return r, found
+}
+
+// At returns the last row of a side, key and time.
+func (s *Store) At(side Side, key Key, time int64) (Row, bool, error) {
+	if time <= s.spilled[side] {
+		r, ok, err := s.Latest(side, key, time)
+		return r, ok && r.TimeMS == time, err
+	}
+	r, ok := s.inMemory(side, key, time, math.MaxUint64)
+	return r, ok && r.TimeMS == time, nil
 }
 
 // find is the row of a side, key, time and number. However many rows share the others, it is found by all four.
@@ -331,6 +346,7 @@ func (s *Store) spill() error {
 		s.drop(id)
 	}
 	s.onDisk[side] += len(ids)
+	s.spilled[side] = max(s.spilled[side], rows[len(rows)-1].TimeMS)
 	return nil
 }
 

@@ -89,6 +89,13 @@ func TestStoreProperty(t *testing.T) {
 				if ok {
 					require.Equal(t, want[len(want)-1], plain(&r))
 				}
+				r, ok, err = s.At(side, key, to)
+				require.NoError(t, err)
+				want = rows.find(side, &key, to, to)
+				require.Equal(t, len(want) > 0, ok)
+				if ok {
+					require.Equal(t, want[len(want)-1], plain(&r))
+				}
 			case "mark":
 				gone := rows.find(side, &key, from, to)
 				require.NoError(t, s.Key(side, key, from, to, s.Match))
