@@ -28,6 +28,7 @@ type Config struct {
 	// Outages, if there are any, come instead of the schedule.
 	Outages []Outage
 	Memory  uint64 // MiB that no service may exceed
+	PutBack bool   // the schedule has the store of NATS put back, too
 }
 
 func main() {
@@ -46,6 +47,7 @@ func main() {
 	flag.BoolVar(&c.Keep, "keep", false, "keep data and logs after a success, too")
 	flag.Uint64Var(&c.Memory, "memory", 512, "MiB of resident memory that no service may exceed")
 	long := flag.String("outages", "", "long outages instead of the schedule: PART=DURATION,…, or \"long\" for "+outages)
+	flag.BoolVar(&c.PutBack, "put-back", false, "put earlier copies of NATS' store back, too")
 	plan := flag.Bool("plan", false, "print the schedule and do nothing")
 	flag.Parse()
 	if c.Seed == 0 {
@@ -90,6 +92,9 @@ func main() {
 func (c Config) plan() []Step {
 	if len(c.Outages) > 0 {
 		return outagePlan(c.Outages)
+	}
+	if c.PutBack {
+		return Plan(c.Seed, c.Faults, c.Job.Stages(), putBacks...)
 	}
 	return Plan(c.Seed, c.Faults, c.Job.Stages())
 }

@@ -26,7 +26,12 @@ const (
 	// Changes of the pipeline while it runs, by its API. It is paused by Pause.
 	ChangeLanes  Action = "change lanes"
 	ChangeWindow Action = "change window" // of dedup
+	// PutBack puts all that NATS has stored back to what it was at one of these before, while nobody runs. It happens alone.
+	PutBack Action = "put back"
 )
+
+// putBacks are dealt with the others if they are asked for.
+var putBacks = slices.Repeat([]Fault{{Action: PutBack, Target: NATS}}, 12)
 
 // Targets: the stages, of which there are several instances, and the parts that are there once.
 const (
@@ -127,8 +132,8 @@ func deck(stages []string) []Fault {
 }
 
 // Plan returns the schedule of a seed for a pipeline with these stages: n faults in steps of one or several. The deck is dealt to its end before it
-// is shuffled anew, so that a plan of some length holds every kind.
-func Plan(seed uint64, n int, stages []string) []Step {
+// is shuffled anew, so that a plan of some length holds every kind. more are in the deck, too.
+func Plan(seed uint64, n int, stages []string, more ...Fault) []Step {
 	r := rand.New(rand.NewPCG(seed, 0x51c1))
 	var rest []Fault
 	instances := map[string]int{}
@@ -142,7 +147,7 @@ func Plan(seed uint64, n int, stages []string) []Step {
 		extra := 0
 		for i := 0; i < size+extra; i++ {
 			if len(rest) == 0 {
-				rest = deck(stages)
+				rest = append(deck(stages), more...)
 				r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 			}
 			at := slices.IndexFunc(rest, func(f Fault) bool { return step.fits(f) })
@@ -178,6 +183,9 @@ func sizeOf(r *rand.Rand, parts int) int {
 
 // fits: one fault a target in a step.
 func (s Step) fits(f Fault) bool {
+	if len(s.Faults) > 0 && (f.Action == PutBack || s.Faults[0].Action == PutBack) {
+		return false
+	}
 	return !slices.ContainsFunc(s.Faults, func(g Fault) bool { return g.Target == f.Target })
 }
 

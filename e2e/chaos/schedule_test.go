@@ -24,6 +24,20 @@ func TestPlanHoldsEverything(t *testing.T) {
 	t.Run(JobJoin, func(t *testing.T) { planHoldsEverything(t, joinStages) })
 }
 
+// Putting the store back happens alone.
+func TestPutBackHappensAlone(t *testing.T) {
+	n := 0
+	for _, step := range Plan(3, 300, dedupStages, putBacks...) {
+		for _, f := range step.Faults {
+			if f.Action == PutBack {
+				n++
+				require.Len(t, step.Faults, 1)
+			}
+		}
+	}
+	require.Greater(t, n, 10)
+}
+
 func planHoldsEverything(t *testing.T, stages []string) {
 	faults := 2 * len(deck(stages))
 	for seed := range uint64(50) {

@@ -33,6 +33,9 @@ type Storm struct {
 	// Guarded by mu: what the pipeline has now, and how many changes of it were refused.
 	settings Settings
 	skipped  int
+	// Owned by Run: the number of the step, and the copy of NATS' store that there is.
+	step    int
+	earlier *earlier
 }
 
 // Now tells what is being done.
@@ -67,6 +70,7 @@ func (s *Storm) Run(ctx context.Context, plan []Step) error {
 		}
 		text := fmt.Sprintf("step %d: %s", i+1, strings.Join(names, ", "))
 		s.set(text)
+		s.step = i + 1
 		s.say("%s", text)
 		errs := make([]error, len(step.Faults))
 		var all sync.WaitGroup
@@ -97,6 +101,8 @@ func (s *Storm) inflict(ctx context.Context, f Fault, alone bool) error {
 		return s.changePipeline(ctx, f)
 	}
 	switch f.Action {
+	case PutBack:
+		return s.putBack(f)
 	case Add:
 		return s.stack.Add(f.Target)
 	case Remove:

@@ -221,14 +221,17 @@ func groups(t *testing.T, addr, topic string) {
 	require.NoError(t, <-ended)
 	offsets, err = c.CommittedOffsets(t.Context(), "g", topic)
 	require.NoError(t, err)
-	require.Equal(t, map[int32]kafka.Committed{0: {Offset: 7, Note: kafka.Note("p", [16]byte{1})}}, offsets)
-	id, ours := offsets[0].Of("p")
+	require.Equal(t, map[int32]kafka.Committed{0: {Offset: 7, Note: kafka.Note("p", [16]byte{1}, 9)}}, offsets)
+	id, highest, ours := offsets[0].Of("p")
 	require.True(t, ours)
+	require.EqualValues(t, 9, highest)
 	require.Equal(t, append([]byte{1}, make([]byte, 15)...), id)
-	_, ours = offsets[0].Of("other")
+	_, highest, ours = offsets[0].Of("other")
 	require.False(t, ours)
-	_, ours = kafka.Committed{Offset: 7}.Of("p")
+	require.EqualValues(t, 7, highest)
+	_, highest, ours = kafka.Committed{Offset: 7}.Of("p")
 	require.False(t, ours)
+	require.EqualValues(t, 7, highest)
 	go func() { deleted <- c.DeleteGroup(within(t, time.Minute), "g") }()
 	require.NoError(t, group.Close())
 	require.NoError(t, <-deleted)
@@ -245,7 +248,7 @@ type starter struct {
 }
 
 func (s starter) Setup(session sarama.ConsumerGroupSession) error {
-	session.MarkOffset(s.topic, 0, s.at, kafka.Note("p", [16]byte{1}))
+	session.MarkOffset(s.topic, 0, s.at, kafka.Note("p", [16]byte{1}, 9))
 	session.Commit()
 	close(s.joined)
 	return nil

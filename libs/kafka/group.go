@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,19 +59,24 @@ type Committed struct {
 	Note   string // that whoever committed it has left with it: see Note
 }
 
-// Note is what a pipeline leaves with the offsets that it commits: a group may have had others before.
-func Note(pipeline string, topicID [16]byte) string {
-	return "sluice/" + pipeline + "/" + hex.EncodeToString(topicID[:])
+// Note is what a pipeline leaves with the offsets that it commits: whose they are, since a group may have had others before, for which incarnation of the topic, and the
+// highest offset that it ever committed, since it may have to read again.
+func Note(pipeline string, topicID [16]byte, highest int64) string {
+	return "sluice/" + pipeline + "/" + hex.EncodeToString(topicID[:]) + "/" + strconv.FormatInt(highest, 10)
 }
 
-// Of tells whether the pipeline has committed it, and for which incarnation of the topic.
-func (c Committed) Of(pipeline string) (topicID []byte, ok bool) {
-	text, ok := strings.CutPrefix(c.Note, "sluice/"+pipeline+"/")
-	if !ok {
-		return nil, false
+// Of returns how far the pipeline had ever read, and in which incarnation of the topic. Not ok: another has committed it, or an earlier version.
+func (c Committed) Of(pipeline string) (topicID []byte, highest int64, ok bool) {
+	text, ours := strings.CutPrefix(c.Note, "sluice/"+pipeline+"/")
+	id, at, whole := strings.Cut(text, "/")
+	topicID, err := hex.DecodeString(id)
+	if !ours || !whole || err != nil || len(topicID) != 16 {
+		return nil, c.Offset, false
 	}
-	topicID, err := hex.DecodeString(text)
-	return topicID, err == nil && len(topicID) == 16
+	if highest, err = strconv.ParseInt(at, 10, 64); err != nil {
+		return nil, c.Offset, false
+	}
+	return topicID, max(highest, c.Offset), true
 }
 
 // CommittedOffsets returns what a group committed for the partitions of a topic; partitions without are left out.

@@ -210,12 +210,12 @@ func (p *position) fit(topic string, partition int32, earliest, end int64, now t
 
 // wentBack notes that the log had been further than it is: an offset is committed only once a fence says it. It tells whether that is new.
 func (p *position) wentBack(pipeline, topic string, partition int32, at bounds, now time.Time) bool {
-	committed := at.committed.Offset
+	id, committed, ours := at.committed.Of(pipeline)
+	if ours && !bytes.Equal(id, p.id[:]) || !ours && p.fresh {
+		return false // of another incarnation of the topic, or another's
+	}
 	if committed <= max(p.next, p.seen) || committed > at.end {
 		return false
-	}
-	if id, ours := at.committed.Of(pipeline); p.fresh && (!ours || !bytes.Equal(id, p.id[:])) {
-		return false // another's, or of another incarnation of the topic
 	}
 	p.seen = committed
 	has := fmt.Sprintf("has it up to %d", p.next-1)

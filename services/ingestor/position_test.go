@@ -102,11 +102,11 @@ func TestTheLogWentBack(t *testing.T) {
 	fresh := position{fresh: true, id: topicID{1}}
 	require.False(t, fresh.wentBack("p", "t", 0, at(60, 100), time.Now()), "nobody knows whose")
 	by := at(60, 100)
-	by.committed.Note = kafka.Note("q", topicID{1})
+	by.committed.Note = kafka.Note("q", topicID{1}, 60)
 	require.False(t, fresh.wentBack("p", "t", 0, by, time.Now()), "another pipeline's")
-	by.committed.Note = kafka.Note("p", topicID{2})
+	by.committed.Note = kafka.Note("p", topicID{2}, 60)
 	require.False(t, fresh.wentBack("p", "t", 0, by, time.Now()), "of a topic that is no more")
-	by.committed.Note = kafka.Note("p", topicID{1})
+	by.committed = kafka.Committed{Offset: 5, Note: kafka.Note("p", topicID{1}, 60)} // it had gone back before, and was reading again
 	require.True(t, fresh.wentBack("p", "t", 0, by, time.Now()))
 	require.Contains(t, fresh.loss.text, "had been read up to offset 59, and the log has nothing of it; it is read again from offset 0")
 }

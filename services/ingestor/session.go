@@ -105,11 +105,12 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 				if err != nil {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}
-				next, note := c.partition.pos.next, kafka.Note(s.rec.GetSpec().GetId(), info.ID)
-				c.partition.mark = func(offset int64) { group.MarkOffset(topic, number, offset, note) }
+				next, seen := c.partition.pos.next, c.partition.pos.seen
+				note := func(offset int64) string { return kafka.Note(s.rec.GetSpec().GetId(), info.ID, max(offset, seen)) }
+				c.partition.mark = func(offset int64) { group.MarkOffset(topic, number, offset, note(offset)) }
 				// One of the two moves the group's offset, whichever way it has to go.
-				group.ResetOffset(topic, number, next, note)
-				group.MarkOffset(topic, number, next, note)
+				group.ResetOffset(topic, number, next, note(next))
+				group.MarkOffset(topic, number, next, note(next))
 				return nil
 			})
 		}

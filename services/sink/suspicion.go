@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -239,16 +240,16 @@ func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, er
 	}
 	for writer, by := range committed {
 		at := out[writer]
+		id, highest, ours := by.Of(l.upstream.Pipeline)
 		if len(at.GetTopicId()) == 0 { // nothing at all is left of it
-			id, ours := by.Of(l.upstream.Pipeline)
 			if !ours {
 				continue
 			}
 			at = &eventv1.IngestPosition{Topic: by.topic, Partition: by.partition, TopicId: id, SeenOffset: at.GetSeenOffset()}
 			out[writer] = at
 		}
-		if by.Offset > at.GetNextOffset() {
-			at.SeenOffset = max(at.GetSeenOffset(), by.Offset)
+		if highest > at.GetNextOffset() && (!ours || bytes.Equal(id, at.GetTopicId())) {
+			at.SeenOffset = max(at.GetSeenOffset(), highest)
 		}
 	}
 	return out, nil

@@ -1,0 +1,56 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// earlier is a copy of NATS' store.
+type earlier struct {
+	dir      string
+	settings Settings // of the pipeline then
+}
+
+// putBack ends the services and NATS, half of the time in good order, and puts the copy back that was made at one of these before. Sometimes, and at first, it makes
+// one instead.
+func (s *Storm) putBack(f Fault) error {
+	services := s.stack.Services()
+	var errs []error
+	for _, p := range services {
+		if f.Pick%2 == 0 {
+			errs = append(errs, p.Kill())
+			continue
+		}
+		if code, err := p.Stop(); err != nil || code != 0 {
+			s.stack.complain("%s does not stop in good order: exit code %d: %v", p.Name, code, err)
+		}
+	}
+	errs = append(errs, s.stack.nats.Kill())
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	store := filepath.Join(s.stack.dir, NATS)
+	if s.earlier == nil || f.Pick%3 == 0 {
+		if s.earlier != nil {
+			errs = append(errs, os.RemoveAll(s.earlier.dir))
+		}
+		s.earlier = &earlier{filepath.Join(s.stack.dir, fmt.Sprintf("nats-of-step-%d", s.step)), s.Settings()}
+		errs = append(errs, os.CopyFS(s.earlier.dir, os.DirFS(store)))
+		s.say("copied NATS' store")
+	} else {
+		errs = append(errs, os.RemoveAll(store), os.CopyFS(store, os.DirFS(s.earlier.dir)))
+		s.mu.Lock()
+		s.settings = s.earlier.settings
+		s.mu.Unlock()
+		s.say("put %s back", filepath.Base(s.earlier.dir))
+	}
+	errs = append(errs, s.stack.nats.Start())
+	for _, p := range services {
+		errs = append(errs, p.Start())
+	}
+	return errors.Join(errs...)
+}
