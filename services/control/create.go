@@ -84,6 +84,7 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.store(ctx, rec); err != nil {
 		return nil, err
 	}
+	s.guarantees.keep(rec, rec.Guarantee)
 	s.log.Info("pipeline created", "pipeline", id, "uid", rec.Uid, "guarantee", rec.Guarantee.GetLevel().String())
 	return resp, nil
 }

@@ -76,6 +76,10 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 		return nil, err
 	}
 	st := addUp(rec, at, units, time.Now())
+	st.Guarantee = s.guarantees.now(rec)
+	if worse := worsened(rec.GetGuarantee(), st.Guarantee); worse != "" {
+		st.Warnings = append(st.Warnings, worse)
+	}
 	if at != nil {
 		s.lags.keep(rec.Uid, st.Lag)
 		return st, nil

@@ -67,8 +67,8 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 	}
 	if req.GetValidateOnly() {
 		_, err = change(now)
-	} else {
-		now, err = s.change(ctx, id, change)
+	} else if now, err = s.change(ctx, id, change); err == nil {
+		s.guarantees.keep(now, clickhouse.GuaranteeOf(c.table))
 	}
 	if err != nil {
 		return nil, err
