@@ -37,7 +37,7 @@ func (c *checked) resolve() ([]spec.Problem, error) {
 	c.warnings = append(c.warnings, warnings...)
 	for _, t := range c.topics {
 		if t.sampled {
-			c.warnings = append(c.warnings, c.compare(t)...)
+			c.warnings = append(append(c.warnings, c.compare(t)...), c.misfits(t)...)
 		}
 	}
 	c.warnings = append(append(c.warnings, c.zeroed()...), c.neverEqual()...)
