@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -34,10 +35,12 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.ownGroup(ctx, c.spec); err != nil {
 		return nil, err
 	}
-	if !req.GetValidateOnly() {
-		if err := s.prepareTable(ctx, c); err != nil {
+	if req.GetValidateOnly() {
+		if err := c.pretendWindow(); err != nil {
 			return nil, err
 		}
+	} else if err := s.prepareTable(ctx, c); err != nil {
+		return nil, err
 	}
 	now := timestamppb.Now()
 	rec := &controlv1.PipelineRecord{
@@ -124,7 +127,7 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	switch {
 	case c.create != nil:
 		err = clickhouse.CreateTable(ctx, sink, c.create, c.orderBy())
-	case sink.SetDeduplicationWindow && c.table.Window == 0:
+	case c.lacksWindow():
 		err = clickhouse.SetDeduplicationWindow(ctx, sink, c.table)
 	default:
 		return nil
@@ -143,6 +146,28 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	var problems []spec.Problem
 	c.columns, _, problems = c.fit()
 	return verdict(problems, nil)
+}
+
+// lacksWindow tells whether the table is to be given a deduplication window.
+func (c *checked) lacksWindow() bool {
+	return c.create == nil && c.spec.Sink.Clickhouse.SetDeduplicationWindow && c.table.Window == 0
+}
+
+// pretendWindow looks at the table as it will be when it has been given a deduplication window, and says so: nothing is done to it.
+func (c *checked) pretendWindow() error {
+	if !c.lacksWindow() {
+		return nil
+	}
+	if !strings.HasSuffix(c.table.Engine, "MergeTree") {
+		return verdict([]spec.Problem{{Field: "sink.clickhouse.set_deduplication_window",
+			What: c.table.Name.String() + " is a " + c.table.Engine + " table, which has no deduplication window", Remedy: "leave it out, or use a table of the MergeTree family"}}, nil)
+	}
+	statement := clickhouse.WindowStatement(c.table)
+	given := *c.table
+	given.Window = clickhouse.DefaultWindow
+	c.table = &given
+	c.warnings = append(c.warnings, "only checked: set_deduplication_window would change the table by "+statement)
+	return nil
 }
 
 // allWarnings adds what the guarantee leaves to be wished for.

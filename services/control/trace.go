@@ -49,6 +49,16 @@ func (s *Service) FollowTrace(req *controlv1.TraceRequest, stream controlv1.Pipe
 }
 
 func (s *Service) trace(ctx context.Context, req *controlv1.TraceRequest, tell func(*controlv1.TraceProgress) error) (*controlv1.TraceResponse, error) {
+	switch at := req.GetOffset(); {
+	case req.GetEvent() == nil:
+		return nil, codef(codes.InvalidArgument, "offset, key: both are missing: give one of them")
+	case at.GetPartition() < 0:
+		return nil, codef(codes.InvalidArgument, "offset.partition: %d: is negative", at.GetPartition())
+	case at.GetOffset() < 0:
+		return nil, codef(codes.InvalidArgument, "offset.offset: %d: is negative", at.GetOffset())
+	case req.GetTimeout().AsDuration() < 0:
+		return nil, codef(codes.InvalidArgument, "timeout: %s: is negative", req.GetTimeout().AsDuration())
+	}
 	rec, _, err := s.get(ctx, req.GetId())
 	if err != nil {
 		return nil, err
