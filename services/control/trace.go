@@ -142,6 +142,8 @@ type traced struct {
 	// With a join: where it meets its counterparts, -1 when not known; and when.
 	joinLane int
 	eventMS  int64
+	joinKey  [2]uint64 // zero: it has none, and is equal to nothing
+	read     bool      // its record was found, so that those are known
 	// The rest is what was found on the way.
 	ingested bool
 	dropped  bool   // by dedup
@@ -267,7 +269,7 @@ func (t *tracer) record(e *traced, msg *kafka.Message) {
 		e.lane, e.joinLane = -1, -1
 	}
 	if t.plan.Join() {
-		e.eventMS = row.EventMS
+		e.eventMS, e.joinKey, e.read = row.EventMS, row.JoinKey, true
 	}
 	e.step("kafka", e.lane, 0, 0, msg.Timestamp, "a record of %d bytes", len(msg.Value))
 }
