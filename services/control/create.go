@@ -208,8 +208,11 @@ func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
 	for _, b := range spec.Branches(p) {
 		group := b.Spec.GetKafka().GetGroup()
 		if user, used := users[group]; used {
-			problems = append(problems, spec.Problem{Field: b.Field() + ".kafka.group", Value: group, What: "is used by pipeline " + user,
-				Remedy: "give another group, or leave it out"})
+			remedy := "give another group, or leave it out"
+			if group == defaultGroup(p, b) {
+				remedy = "give another group"
+			}
+			problems = append(problems, spec.Problem{Field: b.Field() + ".kafka.group", Value: group, What: "is used by pipeline " + user, Remedy: remedy})
 		}
 	}
 	if len(problems) > 0 {
@@ -222,14 +225,17 @@ func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
 // skipped by them. A group that the user has named may be meant to go on and stays.
 func (s *Service) forgetGroups(ctx context.Context, p *controlv1.Pipeline) {
 	for _, b := range spec.Branches(p) {
-		group := spec.DefaultGroup(p.GetId())
-		if b.Source != "" {
-			group = spec.DefaultSourceGroup(p.GetId(), b.Source)
-		}
-		if b.Spec.GetKafka().GetGroup() == group {
+		if b.Spec.GetKafka().GetGroup() == defaultGroup(p, b) {
 			s.deleteGroup(ctx, p.GetId(), b)
 		}
 	}
+}
+
+func defaultGroup(p *controlv1.Pipeline, b spec.Branch) string {
+	if b.Source == "" {
+		return spec.DefaultGroup(p.GetId())
+	}
+	return spec.DefaultSourceGroup(p.GetId(), b.Source)
 }
 
 // deleteGroup removes a consumer group as far as Kafka allows: a cluster that is gone must not keep a
@@ -238,7 +244,7 @@ func (s *Service) deleteGroup(ctx context.Context, id string, b spec.Branch) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.StopTimeout)
 	defer cancel()
 	source := b.Spec.GetKafka()
-	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
+	err := s.kafka.useOf(ctx, b, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
 	if err != nil {
 		s.log.Warn("the consumer group could not be removed", "pipeline", id, "group", source.GetGroup(), "error", err)
 	}

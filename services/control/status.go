@@ -108,7 +108,7 @@ func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (map[strin
 	asking, ctx := errgroup.WithContext(ctx)
 	for i, b := range branches {
 		asking.Go(func() (err error) {
-			found[i], err = s.topicOffsets(ctx, b.Spec.GetKafka())
+			found[i], err = s.topicOffsets(ctx, b)
 			return err
 		})
 	}
@@ -122,9 +122,9 @@ func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (map[strin
 	return at, nil
 }
 
-func (s *Service) topicOffsets(ctx context.Context, source *controlv1.KafkaSource) (*offsets, error) {
-	at := &offsets{}
-	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error {
+func (s *Service) topicOffsets(ctx context.Context, b spec.Branch) (*offsets, error) {
+	at, source := &offsets{}, b.Spec.GetKafka()
+	err := s.kafka.useOf(ctx, b, func(c *kafka.Cluster) error {
 		topic, err := c.Topic(ctx, source.GetTopic())
 		if err != nil {
 			return err

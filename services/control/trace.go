@@ -89,7 +89,7 @@ func (s *Service) trace(ctx context.Context, req *controlv1.TraceRequest, tell f
 	if key := req.GetKey(); key != nil {
 		find = func(c *kafka.Cluster) error { return t.key(reading, c, key) }
 	}
-	if err := s.kafka.use(reading, branch.Spec.GetKafka(), find); err != nil {
+	if err := s.kafka.useOf(reading, branch, find); err != nil {
 		var known *coded
 		if ctx.Err() != nil || errors.As(err, &known) {
 			return nil, err

@@ -70,7 +70,7 @@ func (t *tracer) successor(ctx context.Context, e *traced, watermark int64) (nex
 	}
 	source := t.branch.Spec.GetKafka()
 	since := e.event.GetTimestamp().AsTime().Add(-t.rec.GetSpec().GetJoin().GetGrace().AsDuration())
-	err := t.service.kafka.use(ctx, source, func(c *kafka.Cluster) error {
+	err := t.service.kafka.useOf(ctx, t.branch, func(c *kafka.Cluster) error {
 		from, err := c.OffsetsAt(ctx, source.GetTopic(), since)
 		if err != nil {
 			return err
