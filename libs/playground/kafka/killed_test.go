@@ -35,7 +35,7 @@ func TestBrokerToBeKilled(t *testing.T) {
 // killable starts a broker as a process of its own.
 func killable(t *testing.T, dir string) (addr string, kill func()) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokerToBeKilled$", "-test.v")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestBrokerToBeKilled$", "-test.v")
 	cmd.Env = append(os.Environ(), brokerDir+"="+dir)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
