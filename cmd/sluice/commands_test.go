@@ -151,11 +151,20 @@ func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{"nope"}, {"get"}, {"get", "a", "b"}, {"list", "x"}, {"list", "-o", "xml"}, {"apply"}, {"apply", "-f", "/does/not/exist"},
 		{"dlq", "nope"}, {"standalone"}, {"standalone", "--dir", "x", "--name", "a.b"}, {"dev", "--kafka", "nonsense"},
-		{"demo", "--events", "0"}, {"wait", "x", "--timeout", "-1s"}, {"status"},
+		{"demo", "--events", "0"}, {"wait", "x", "--timeout", "-1s"}, {"status"}, {"status", "a", "b"},
+		{"trace", "x"}, {"trace", "x", "--offset", "0:1", "--key", "1"}, {"trace", "x", "y", "--offset", "0:1"}, {"trace", "x", "--offset", ""}, {"trace", "--offset", "0:1"},
+		{"completion", "nope"}, {"completion", "bash", "nope"}, {"help", "nope"}, {"help", "dlq", "nope"}, {"version", "x"},
+		{"dev", "kafka", "x"}, {"dev", "nope"}, {"demo", "nope"}, {"dlq", "ls"}, {"dlq", "ls", "a", "b"}, {"verify"}, {"verify", "a", "b"},
+		{"standalone", "--dir", "x", "--nats", "nats://h:70000"}, {"dev", "--nats", "nats://h:1:2"},
 	} {
 		code, _, stderr := sluice(t, "", args...)
 		require.Equal(t, exitUsage, code, "%q: %s", args, stderr)
 		require.NotEmpty(t, stderr)
+	}
+	for _, args := range [][]string{{"completion", "bash"}, {"completion"}, {"help", "dlq", "ls"}, {"dlq"}, {"help"}, {}} {
+		code, stdout, stderr := sluice(t, "", args...)
+		require.Zero(t, code, "%q: %s", args, stderr)
+		require.NotEmpty(t, stdout, "%q", args)
 	}
 	code, stdout, _ := sluice(t, "", "help", "exit-codes")
 	require.Zero(t, code)

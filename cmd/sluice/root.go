@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -65,7 +66,37 @@ Exit codes: sluice help exit-codes`,
 		root.AddCommand(cmd)
 	}
 	root.AddCommand(versionCommand(), exitCodesTopic())
+	strict(root)
 	return root
+}
+
+// strict makes usage errors of what cobra lets pass: words behind a command that only has commands, or topics of help that are not there.
+func strict(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		switch {
+		case cmd.Name() == "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				if at, rest, err := root.Find(args); at == nil || err != nil || len(rest) > 0 {
+					return usagef("there is no help on %q", strings.Join(args, " "))
+				}
+				return nil
+			}
+		case cmd.HasSubCommands() && !cmd.Runnable():
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return usagef("%s has no command %q", cmd.CommandPath(), args[0])
+				}
+				return cmd.Help()
+			}
+		}
+		for _, below := range cmd.Commands() {
+			if cmd.Name() == "completion" {
+				below.Args = noArgs
+			}
+		}
+	}
 }
 
 func defaultServer() string {

@@ -133,6 +133,11 @@ func printStatus(w io.Writer, s *controlv1.PipelineStatus) error {
 			_, err = fmt.Fprintf(w, "error: %s\n", e)
 		}
 	}
+	for _, warning := range s.GetWarnings() {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "warning: %s\n", warning)
+		}
+	}
 	if err != nil || len(s.GetLanes()) == 0 {
 		return err
 	}

@@ -53,9 +53,13 @@ UNMATCHED  of a join: met nobody, dropped      UNKNOWN     see the notes (exit c
 	flags.DurationVar(&timeout, "timeout", 0, "how long Kafka, logs and receipts may be read; default 30s")
 	flags.DurationVar(&since, "since", 0, "with --key: how far back to look; default 10m")
 	flags.Uint32Var(&limit, "limit", 0, "with --key: at most so many events; 0 = 100")
-	cmd.MarkFlagsMutuallyExclusive("offset", "key")
-	cmd.MarkFlagsOneRequired("offset", "key")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch byOffset, byKey := flags.Changed("offset"), flags.Changed("key"); {
+		case byOffset && byKey:
+			return usagef("--offset and --key are given: give one of them")
+		case !byOffset && !byKey:
+			return usagef("neither --offset nor --key is given: %s", cmd.UseLine())
+		}
 		req := &controlv1.TraceRequest{Id: args[0], Source: source}
 		if timeout < 0 {
 			return usagef("--timeout %s: it must be positive", timeout)
@@ -63,7 +67,7 @@ UNMATCHED  of a join: met nobody, dropped      UNKNOWN     see the notes (exit c
 		if timeout > 0 {
 			req.Timeout = durationpb.New(timeout)
 		}
-		if offset != "" {
+		if flags.Changed("offset") {
 			name, at, err := parseOffset(offset)
 			if err != nil {
 				return err

@@ -55,6 +55,15 @@ func TestJSONIsExactAndComplete(t *testing.T) {
 }
 
 // A pipeline with a join says how many rows have met and where each side stands; others say nothing of it.
+func TestStatusShowsWhatNoLongerHolds(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, printStatus(&out, &controlv1.PipelineStatus{
+		Id: "p", State: controlv1.PipelineStatus_RUNNING, Guarantee: &controlv1.Guarantee{Level: controlv1.Guarantee_AT_LEAST_ONCE},
+		Warnings: []string{"at least once, no longer exactly once as when it was applied: why"},
+	}))
+	require.Regexp(t, `guarantee +at least once\nwarning: at least once, no longer exactly once as when it was applied: why\n`, out.String())
+}
+
 func TestStatusOfAJoin(t *testing.T) {
 	var out bytes.Buffer
 	require.NoError(t, printStatus(&out, &controlv1.PipelineStatus{

@@ -138,9 +138,13 @@ func printVerify(w io.Writer, r *controlv1.VerifyResult) error {
 	}
 	rows = [][]string{{""}, {"SOURCE", "TOPIC", "PARTITION", "NEXT", "RECORDS", "TOMBSTONES", "DEAD LETTERS", "DROPPED", "REFUSED", "WRITTEN", "CHECKSUM"}}
 	for _, p := range r.GetPartitions() {
+		dropped := thousands(p.GetDropped())
+		if p.GetSource() != "" {
+			dropped = "-" // with a join it is counted by lane
+		}
 		rows = append(rows, []string{
 			dash(p.GetSource()), p.GetTopic(), fmt.Sprint(p.GetPartition()), fmt.Sprint(p.GetNextOffset()), thousands(p.GetRecords()), thousands(p.GetTombstones()),
-			thousands(p.GetDeadLetters()), thousands(p.GetDropped()), thousands(p.GetRefused()), thousands(p.GetWritten()), fmt.Sprintf("%016x", p.GetChecksum()),
+			thousands(p.GetDeadLetters()), dropped, thousands(p.GetRefused()), thousands(p.GetWritten()), fmt.Sprintf("%016x", p.GetChecksum()),
 		})
 	}
 	if err := table(w, rows); err != nil {

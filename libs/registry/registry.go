@@ -128,11 +128,19 @@ func (r *Registry) read(ctx context.Context, b *bucket, op func(context.Context,
 		return err
 	}
 	// No responders may also mean that JetStream is not up yet; only a lookup tells.
+	switch lookup := r.lookUp(ctx, b); {
+	case errors.Is(lookup, jetstream.ErrBucketNotFound):
+		return fmt.Errorf("%s: %w", b.config.Bucket, errGone)
+	case lookup != nil: // what is away now, not what it said before
+		return fmt.Errorf("look for bucket %s: %w", b.config.Bucket, lookup)
+	}
+	return once(ctx, b, op) // it has been made meanwhile
+}
+
+func (r *Registry) lookUp(ctx context.Context, b *bucket) error {
 	ctx, cancel := context.WithTimeout(ctx, attempt)
 	defer cancel()
-	if _, lookup := r.js.KeyValue(ctx, b.config.Bucket); errors.Is(lookup, jetstream.ErrBucketNotFound) {
-		return fmt.Errorf("%s: %w", b.config.Bucket, errGone)
-	}
+	_, err := r.js.KeyValue(ctx, b.config.Bucket)
 	return err
 }
 
@@ -168,7 +176,7 @@ func entries(ctx context.Context, kv jetstream.KeyValue, filter string) ([]jetst
 		case entry, ok := <-w.Updates():
 			switch {
 			case !ok:
-				return nil, fmt.Errorf("list %s: the connection to NATS went away", kv.Bucket())
+				return nil, fmt.Errorf("list %s: %w", kv.Bucket(), nats.ErrDisconnected)
 			case entry == nil: // all that was there at the start has come
 				return found, nil
 			}

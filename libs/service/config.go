@@ -157,12 +157,25 @@ func checkURL(s string) error {
 	switch {
 	case err != nil:
 		return errors.New("is not a URL")
-	case u.Host == "":
+	case u.Hostname() == "":
 		return errors.New("has no host; write nats://host:4222")
+	case !strings.HasPrefix(u.Host, "[") && strings.Contains(u.Hostname(), ":"):
+		return errors.New("has more than one port; write nats://host:4222, and several URLs separated by commas")
+	case strings.ContainsAny(u.Host, " \t;|"):
+		return errors.New("has a host that cannot be; write nats://host:4222, and several URLs separated by commas")
+	case strings.Trim(u.Path, "/") != "" && (u.Scheme == "nats" || u.Scheme == "tls"):
+		return errors.New("has a path; write nats://host:4222")
+	case u.Port() != "" && !validPort(u.Port()):
+		return errors.New("the port must be a number from 1 to 65535")
 	case u.Scheme != "nats" && u.Scheme != "tls" && u.Scheme != "ws" && u.Scheme != "wss":
 		return errors.New("the scheme must be nats, tls, ws or wss")
 	}
 	return nil
+}
+
+func validPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // redactURL hides user and password: URLs go to logs and errors.

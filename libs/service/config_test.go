@@ -93,6 +93,23 @@ func TestValidateReportsEverything(t *testing.T) {
 	}
 }
 
+// What can never be reached is refused at once: everything else is waited for.
+func TestURLsThatCannotBe(t *testing.T) {
+	for url, ok := range map[string]bool{
+		"nats://h:4222": true, "h": true, "h:4222": true, "nats://u:p@h:4222,tls://h2": true, "nats://[::1]:4222": true, "nats://[::1]": true, "ws://h:80/path": true,
+		"nats://h:0": false, "nats://h:70000": false, "nats://h:4222:4223": false, "nats://:4222": false, ":4222": false, "nats://": false,
+		"nats://h:port": false, "nats://h:4222;nats://h:4223": false, "nats://h h": false, "nats://h,": false, "nats:/h:4222": false,
+	} {
+		cfg := DefaultConfig("sink")
+		cfg.NATS = url
+		if ok {
+			require.NoError(t, cfg.Validate(), url)
+		} else {
+			require.ErrorContains(t, cfg.Validate(), "nats: ", url)
+		}
+	}
+}
+
 func TestDefaultNamesAreUniqueAndValid(t *testing.T) {
 	a, b := DefaultConfig("sink"), DefaultConfig("sink")
 	require.NotEqual(t, a.Name, b.Name)

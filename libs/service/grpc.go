@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"runtime/debug"
 	"sync/atomic"
 
@@ -54,6 +55,7 @@ func ToStatus(err error) error {
 func code(err error) codes.Code {
 	var c Coder
 	var invalid *protovalidate.ValidationError
+	var answer *jetstream.APIError
 	switch {
 	case errors.As(err, &c):
 		return c.Code()
@@ -69,7 +71,9 @@ func code(err error) codes.Code {
 		errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrReconnectBufExceeded), // what a publish says while disconnected
 		errors.Is(err, jetstream.ErrNoStreamResponse),
-		errors.Is(err, jetstream.ErrJetStreamNotEnabled):
+		errors.Is(err, nats.ErrStaleConnection),
+		errors.Is(err, jetstream.ErrJetStreamNotEnabled),
+		errors.As(err, &answer) && answer.Code == http.StatusServiceUnavailable: // a server that is coming or going, or has no leader
 		return codes.Unavailable
 	default:
 		return codes.Internal

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
+	"strings"
 
 	"buf.build/go/protoyaml"
 	"go.yaml.in/yaml/v3"
@@ -40,9 +43,28 @@ func Parse(name string, data []byte) (*controlv1.Pipeline, error) {
 	// The values come from protoyaml; checkShape only finds what protoyaml lets pass.
 	err = protoyaml.UnmarshalOptions{Path: name, CustomUnmarshaler: durations{}}.Unmarshal(data, p)
 	if err := errors.Join(append(shape, err)...); err != nil {
-		return nil, err
+		return nil, &refusal{expected.ReplaceAllStringFunc(err.Error(), offered), err}
 	}
 	return p, nil
+}
+
+// refusal is an error of protoyaml in other words.
+type refusal struct {
+	text string
+	err  error
+}
+
+func (e *refusal) Error() string { return e.text }
+func (e *refusal) Unwrap() error { return e.err }
+
+// expected is how protoyaml lists the values of an enumeration.
+var expected = regexp.MustCompile(`expected one of \[[A-Z0-9_ ]+\]`)
+
+// offered lists them without the one that stands for none.
+func offered(text string) string {
+	names := strings.Fields(strings.TrimSuffix(strings.TrimPrefix(text, "expected one of ["), "]"))
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "_UNSPECIFIED") })
+	return "expected one of " + strings.Join(names, ", ")
 }
 
 // document returns the root of the one document in data.

@@ -58,7 +58,11 @@ func (c *checks) groups(p *controlv1.Pipeline) {
 			group = DefaultSourceGroup(p.GetId(), name)
 		}
 		if other, taken := first[group]; taken {
-			c.add("sources."+name+".kafka.group", group, "is the group of sources."+other, "give each source a group of its own, or leave group out")
+			remedy := "give each source a group of its own, or leave group out"
+			if group == DefaultSourceGroup(p.GetId(), name) { // it was left out here
+				remedy = "give sources." + other + " another group"
+			}
+			c.add("sources."+name+".kafka.group", group, "is the group of sources."+other, remedy)
 		}
 		first[group] = name
 	}

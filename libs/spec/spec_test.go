@@ -103,7 +103,7 @@ func TestParseErrors(t *testing.T) {
 		{"repeated setting", "sink: {clickhouse: {settings: {a: 1,\n a: 2}}}\n", "p.yaml:2:2 key \"a\" again"},
 		{"null text", "id: null\n", "p.yaml:1:5 null is not a value here"},
 		{"duration", "dedup:\n  window: 1 day\n", "p.yaml:2:11 duration \"1 day\" is not a number with a unit: write 500ms, 30s, 24h or 7d"},
-		{"enum", "dedup: {keep: NEWEST}\n", "p.yaml:1:15 unknown enum value \"NEWEST\""},
+		{"enum", "dedup: {keep: NEWEST}\n", "p.yaml:1:15 unknown enum value \"NEWEST\", expected one of FIRST, LATEST"},
 		{"type", "lanes: many\n", "p.yaml:1:8 invalid integer"},
 		{"syntax", "id: [\n", "p.yaml: yaml: line 1"},
 		{"empty", "# nothing\n", "p.yaml: the specification is empty"},

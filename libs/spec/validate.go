@@ -32,6 +32,7 @@ func Validate(p *controlv1.Pipeline) error {
 	c.join(p)
 	c.clickhouse(p.GetSink().GetClickhouse())
 	c.columns(p)
+	c.durations("", p.ProtoReflect())
 	if len(c.problems) > 0 {
 		return &Error{c.problems}
 	}

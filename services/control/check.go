@@ -121,7 +121,7 @@ func (s *Service) askTopic(ctx context.Context, b spec.Branch, start bool) (side
 	source, field := b.Spec.GetKafka(), b.Field()+".kafka"
 	ctx, cancel := context.WithTimeout(ctx, s.config.ProbeTimeout)
 	defer cancel()
-	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) (err error) {
+	err := s.kafka.useOf(ctx, b, func(c *kafka.Cluster) (err error) {
 		if side.topic, err = c.Topic(ctx, source.Topic); err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func (s *Service) askTopic(ctx context.Context, b spec.Branch, start bool) (side
 		messages, err := c.Sample(ctx, source.Topic, sampleSize, sampleWait)
 		if err != nil {
 			// The pipeline can do without; whoever may describe a topic but not read it is told here.
-			side.warnings = append(side.warnings, fmt.Sprintf("no events of topic %s could be read to compare their fields with the columns: %v", source.Topic, err))
+			side.warnings = append(side.warnings, fmt.Sprintf("no events of topic %s could be read to compare their fields with the columns: %s", source.Topic, fieldsOfSource(b.Source, err.Error())))
 			return nil
 		}
 		side.sampled = true

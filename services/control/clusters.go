@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/kafka"
+	"sluice/libs/spec"
 )
 
 // idleCluster is how long a connection to Kafka is kept that nobody uses.
@@ -52,6 +54,32 @@ func (c *clusters) use(ctx context.Context, source *controlv1.KafkaSource, f fun
 		c.drop(key, conn)
 	}
 	return err
+}
+
+// useOf is use for a source of a pipeline: errors name the field as the user has written it.
+func (c *clusters) useOf(ctx context.Context, b spec.Branch, f func(*kafka.Cluster) error) error {
+	err := c.use(ctx, b.Spec.GetKafka(), f)
+	if err == nil || b.Source == "" {
+		return err
+	}
+	return &ofSource{fieldsOfSource(b.Source, err.Error()), err}
+}
+
+// ofSource is an error about one of two sources.
+type ofSource struct {
+	text string
+	err  error
+}
+
+func (e *ofSource) Error() string { return e.text }
+func (e *ofSource) Unwrap() error { return e.err }
+
+// fieldsOfSource names the fields of a text as they are called where there are several sources.
+func fieldsOfSource(source, text string) string {
+	if source == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, "source.kafka", "sources."+source+".kafka")
 }
 
 // clusterKey is equal for sources that one connection can serve.

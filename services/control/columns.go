@@ -37,10 +37,10 @@ func (c *checked) resolve() ([]spec.Problem, error) {
 	c.warnings = append(c.warnings, warnings...)
 	for _, t := range c.topics {
 		if t.sampled {
-			c.warnings = append(c.warnings, c.compare(t)...)
+			c.warnings = append(append(c.warnings, c.compare(t)...), c.misfits(t)...)
 		}
 	}
-	c.warnings = append(append(c.warnings, c.zeroed()...), c.neverEqual()...)
+	c.warnings = slices.Concat(c.warnings, c.guessed(), c.nested(), c.zeroed(), c.neverEqual())
 	return problems, nil
 }
 
@@ -123,7 +123,7 @@ func (c *checked) compare(t topicSide) []string {
 		if b.Side == spec.Right {
 			side = "right"
 		}
-		warn(fmt.Sprintf("join.on[%d].%s", i, side), key, "; events without it never meet any")
+		warn(fmt.Sprintf("join.on[%d].%s", i, side), key, "; events without it never meet any"+c.prefixed(key))
 	}
 	used := map[string]bool{}
 	use := func(path string) {

@@ -30,7 +30,7 @@ type Config struct {
 	// StopTimeout bounds how long a deletion waits for the units to stop before it removes what they
 	// work on. An owner that was killed reports nothing any more. Default 10s.
 	StopTimeout time.Duration
-	// CheckEvery is how often the streams and buckets of the pipelines are looked after. Default 30s.
+	// CheckEvery is how often the streams and buckets of the pipelines are looked after, and their tables looked at. Default 30s.
 	CheckEvery time.Duration
 	// ProbeTimeout bounds each look at Kafka and ClickHouse when a pipeline is checked. Default 15s.
 	ProbeTimeout time.Duration
@@ -67,6 +67,8 @@ type Service struct {
 	lags     lags
 	metrics  *metrics
 	failing  failing
+	// guarantees is what the tables promise now.
+	guarantees guarantees
 }
 
 // Build waits for NATS and makes the service; it has the shape that service.Main wants.

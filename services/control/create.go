@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -34,10 +35,12 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.ownGroup(ctx, c.spec); err != nil {
 		return nil, err
 	}
-	if !req.GetValidateOnly() {
-		if err := s.prepareTable(ctx, c); err != nil {
+	if req.GetValidateOnly() {
+		if err := c.pretendWindow(); err != nil {
 			return nil, err
 		}
+	} else if err := s.prepareTable(ctx, c); err != nil {
+		return nil, err
 	}
 	now := timestamppb.Now()
 	rec := &controlv1.PipelineRecord{
@@ -84,6 +87,7 @@ func (s *Service) Create(ctx context.Context, req *controlv1.CreateRequest) (*co
 	if err := s.store(ctx, rec); err != nil {
 		return nil, err
 	}
+	s.guarantees.keep(rec, rec.Guarantee)
 	s.log.Info("pipeline created", "pipeline", id, "uid", rec.Uid, "guarantee", rec.Guarantee.GetLevel().String())
 	return resp, nil
 }
@@ -123,7 +127,7 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	switch {
 	case c.create != nil:
 		err = clickhouse.CreateTable(ctx, sink, c.create, c.orderBy())
-	case sink.SetDeduplicationWindow && c.table.Window == 0:
+	case c.lacksWindow():
 		err = clickhouse.SetDeduplicationWindow(ctx, sink, c.table)
 	default:
 		return nil
@@ -142,6 +146,28 @@ func (s *Service) prepareTable(ctx context.Context, c *checked) error {
 	var problems []spec.Problem
 	c.columns, _, problems = c.fit()
 	return verdict(problems, nil)
+}
+
+// lacksWindow tells whether the table is to be given a deduplication window.
+func (c *checked) lacksWindow() bool {
+	return c.create == nil && c.spec.Sink.Clickhouse.SetDeduplicationWindow && c.table.Window == 0
+}
+
+// pretendWindow looks at the table as it will be when it has been given a deduplication window, and says so: nothing is done to it.
+func (c *checked) pretendWindow() error {
+	if !c.lacksWindow() {
+		return nil
+	}
+	if !strings.HasSuffix(c.table.Engine, "MergeTree") {
+		return verdict([]spec.Problem{{Field: "sink.clickhouse.set_deduplication_window",
+			What: c.table.Name.String() + " is a " + c.table.Engine + " table, which has no deduplication window", Remedy: "leave it out, or use a table of the MergeTree family"}}, nil)
+	}
+	statement := clickhouse.WindowStatement(c.table)
+	given := *c.table
+	given.Window = clickhouse.DefaultWindow
+	c.table = &given
+	c.warnings = append(c.warnings, "only checked: set_deduplication_window would change the table by "+statement)
+	return nil
 }
 
 // allWarnings adds what the guarantee leaves to be wished for.
@@ -182,8 +208,11 @@ func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
 	for _, b := range spec.Branches(p) {
 		group := b.Spec.GetKafka().GetGroup()
 		if user, used := users[group]; used {
-			problems = append(problems, spec.Problem{Field: b.Field() + ".kafka.group", Value: group, What: "is used by pipeline " + user,
-				Remedy: "give another group, or leave it out"})
+			remedy := "give another group, or leave it out"
+			if group == defaultGroup(p, b) {
+				remedy = "give another group"
+			}
+			problems = append(problems, spec.Problem{Field: b.Field() + ".kafka.group", Value: group, What: "is used by pipeline " + user, Remedy: remedy})
 		}
 	}
 	if len(problems) > 0 {
@@ -196,14 +225,17 @@ func (s *Service) ownGroup(ctx context.Context, p *controlv1.Pipeline) error {
 // skipped by them. A group that the user has named may be meant to go on and stays.
 func (s *Service) forgetGroups(ctx context.Context, p *controlv1.Pipeline) {
 	for _, b := range spec.Branches(p) {
-		group := spec.DefaultGroup(p.GetId())
-		if b.Source != "" {
-			group = spec.DefaultSourceGroup(p.GetId(), b.Source)
-		}
-		if b.Spec.GetKafka().GetGroup() == group {
+		if b.Spec.GetKafka().GetGroup() == defaultGroup(p, b) {
 			s.deleteGroup(ctx, p.GetId(), b)
 		}
 	}
+}
+
+func defaultGroup(p *controlv1.Pipeline, b spec.Branch) string {
+	if b.Source == "" {
+		return spec.DefaultGroup(p.GetId())
+	}
+	return spec.DefaultSourceGroup(p.GetId(), b.Source)
 }
 
 // deleteGroup removes a consumer group as far as Kafka allows: a cluster that is gone must not keep a
@@ -212,7 +244,7 @@ func (s *Service) deleteGroup(ctx context.Context, id string, b spec.Branch) {
 	ctx, cancel := context.WithTimeout(ctx, s.config.StopTimeout)
 	defer cancel()
 	source := b.Spec.GetKafka()
-	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
+	err := s.kafka.useOf(ctx, b, func(c *kafka.Cluster) error { return c.DeleteGroup(ctx, source.GetGroup()) })
 	if err != nil {
 		s.log.Warn("the consumer group could not be removed", "pipeline", id, "group", source.GetGroup(), "error", err)
 	}

@@ -225,7 +225,43 @@ func TestSetDeduplicationWindow(t *testing.T) {
 	require.Contains(t, checked.Warnings[len(checked.Warnings)-1], "at least once: ")
 	pipeline := s.parse(orders)
 	pipeline.Sink.Clickhouse.SetDeduplicationWindow = true
+	// A check says what would be done, and does not do it.
+	checked, err = s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline, ValidateOnly: true})
+	require.NoError(t, err)
+	require.Equal(t, controlv1.Guarantee_EXACTLY_ONCE, checked.Pipeline.Guarantee.Level)
+	require.Equal(t, "only checked: set_deduplication_window would change the table by ALTER TABLE `"+s.db+"`.`orders` MODIFY SETTING non_replicated_deduplication_window = 10000",
+		checked.Warnings[len(checked.Warnings)-1])
+	checked, err = s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: s.parse(orders), ValidateOnly: true})
+	require.NoError(t, err)
+	require.Equal(t, controlv1.Guarantee_AT_LEAST_ONCE, checked.Pipeline.Guarantee.Level, "nothing was done")
 	require.Equal(t, controlv1.Guarantee_EXACTLY_ONCE, s.create(pipeline).Pipeline.Guarantee.Level)
+}
+
+// No column can be called "".
+func TestTableOfAFieldWithoutAName(t *testing.T) {
+	s := newSite(t)
+	s.topic("orders", 1, `{"event_id":"a","":1}`)
+	pipeline := s.parse(orders)
+	pipeline.Columns, pipeline.Sink.Clickhouse.CreateTable = nil, true
+	_, err := s.client.Create(t.Context(), &controlv1.CreateRequest{Pipeline: pipeline})
+	require.Equal(t, codes.InvalidArgument, status.Code(err))
+	require.ErrorContains(t, err, `sink.clickhouse.create_table: a sampled event of topic orders has a field whose name is empty (""), which no column can have: declare the columns`)
+}
+
+// What a trace is asked for is named when it is missing.
+func TestTraceOfNothing(t *testing.T) {
+	s := &site{plant: newPlant(t)}
+	s.recorded()
+	for want, req := range map[string]*controlv1.TraceRequest{
+		"offset, key: both are missing":     {Id: "orders"},
+		"offset.partition: -1: is negative": {Id: "orders", Event: &controlv1.TraceRequest_Offset{Offset: &controlv1.TraceOffset{Partition: -1}}},
+		"offset.offset: -1: is negative":    {Id: "orders", Event: &controlv1.TraceRequest_Offset{Offset: &controlv1.TraceOffset{Offset: -1}}},
+		"key.values: ":                      {Id: "orders", Event: &controlv1.TraceRequest_Key{Key: &controlv1.TraceKey{}}},
+	} {
+		_, err := s.client.Trace(t.Context(), req)
+		require.Equal(t, codes.InvalidArgument, status.Code(err), err)
+		require.ErrorContains(t, err, want)
+	}
 }
 
 func TestStart(t *testing.T) {

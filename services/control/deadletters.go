@@ -70,9 +70,7 @@ func (s *Service) ListDeadLetters(req *controlv1.ListDeadLettersRequest, stream 
 // nextMessage reads the first message at or after a sequence; each read is a request of its own, so
 // that nothing is left to clean up when NATS or the client goes away.
 func nextMessage(ctx context.Context, stream jetstream.Stream, log fencedlog.Log, at uint64) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	return stream.GetMsg(ctx, at, jetstream.WithGetMsgSubject(log.AllFilter()))
+	return nextOf(ctx, stream, log.AllFilter(), at)
 }
 
 // fence tells a writer's fence from its messages.

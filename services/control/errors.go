@@ -39,8 +39,8 @@ func stored(ctx context.Context, err error) error {
 		return &coded{codes.AlreadyExists, err}
 	case errors.Is(err, registry.ErrConflict):
 		return &coded{codes.Aborted, err}
-	case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		// Not the caller's deadline, but ours for one exchange with NATS.
+	case ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)):
+		// Not the caller's deadline, but ours for one exchange with NATS, or NATS' client's own.
 		return codef(codes.Unavailable, "NATS does not answer: %w", err)
 	}
 	return err // what is left the interceptor knows

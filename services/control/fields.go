@@ -22,6 +22,8 @@ type fields struct {
 	names []string
 	// values are the values at each path, one for each event that has it.
 	values map[string][][]byte
+	// found is what each event has at each path, also where it has nothing; the values share the samples' memory.
+	found map[string][]jsonread.Value
 }
 
 // maxNames bounds what is remembered of events that put data into field names.
@@ -37,7 +39,7 @@ func (f *fields) nowhere(path string) string {
 
 // look reads samples with the reader that the ingestor uses, so that the same fields are found.
 func look(paths []string, samples [][]byte) (*fields, error) {
-	f := &fields{samples: samples, seen: map[string]int{}, present: map[string]int{}, values: map[string][][]byte{}}
+	f := &fields{samples: samples, seen: map[string]int{}, present: map[string]int{}, values: map[string][][]byte{}, found: map[string][]jsonread.Value{}}
 	plan, err := jsonread.NewPlan(paths)
 	if err != nil {
 		return nil, err
@@ -50,6 +52,7 @@ func look(paths []string, samples [][]byte) (*fields, error) {
 			continue
 		}
 		f.events++
+		f.keep(paths, out)
 		for i, v := range out {
 			if v.Kind != jsonread.Missing {
 				f.present[paths[i]]++

@@ -49,10 +49,16 @@ var quick = control.Config{StopTimeout: 2 * time.Second, CheckEvery: 300 * time.
 // newPlant starts NATS, a broker and the service. The test fails when goroutines are left of them.
 func newPlant(t *testing.T) *plant {
 	t.Helper()
+	return newPlantOn(t, func() string { return natstest.Start(t) })
+}
+
+// newPlantOn does so with the NATS that the test starts when it is told to.
+func newPlantOn(t *testing.T, nats func() string) *plant {
+	t.Helper()
 	here := goleak.IgnoreCurrent()
 	meters := goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick") // sarama's, one a process
 	t.Cleanup(func() { goleak.VerifyNone(t, here, meters) })
-	p := &plant{t: t, nats: natstest.Start(t), kafka: kafkatest.StartFake(t), logs: &syncBuffer{}}
+	p := &plant{t: t, nats: nats(), kafka: kafkatest.StartFake(t), logs: &syncBuffer{}}
 	_, p.js = natstest.Connect(t, p.nats)
 	r, err := registry.Open(t.Context(), p.js)
 	require.NoError(t, err)

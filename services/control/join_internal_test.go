@@ -1,6 +1,8 @@
 package control
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/clickhouse"
+	"sluice/libs/kafka"
 	"sluice/libs/spec"
 )
 
@@ -139,6 +142,56 @@ func TestWarningsOfAJoin(t *testing.T) {
 		"column name: rows without a counterpart in users have the zero value of String there, as the column is neither Nullable nor has a DEFAULT",
 		"join.on[0]: user_id has strings in orders, id has numbers in users: they are never equal",
 	}, c.warnings)
+}
+
+// What the samples do not tell is guessed, and told.
+func TestGuessesOfAJoin(t *testing.T) {
+	orders, users := []string{`{"order_id":1,"user_id":1,"shop":1,"at":"2026-01-31T10:00:00Z","n":{"a":[1]}}`}, []string{`{"id":1,"shop":1}`}
+	warnings := func(change func(*controlv1.Pipeline), orders, users []string, columns ...clickhouse.Column) string {
+		c := sampledJoin(t, orders, users, columns...)
+		change(c.spec)
+		for i, b := range spec.Branches(c.spec) {
+			c.topics[i].branch = b
+		}
+		require.NoError(t, c.read())
+		problems, err := c.resolve()
+		require.NoError(t, err)
+		require.Empty(t, problems)
+		return strings.Join(c.warnings, "\n") + "\n"
+	}
+	none := func(*controlv1.Pipeline) {}
+	other := clickhouse.Column{Name: "other", Type: "Nullable(String)"}
+	require.Contains(t, warnings(none, orders, users, other),
+		"column other: no sampled event has other, so it is taken from orders, the left source; if it is of users, say so under columns: {name: other, from: users.other}\n")
+	require.Contains(t, warnings(none, orders, nil, other),
+		"column other: no sampled event has other, so it is taken from users, whose topic has no events to look at yet; if it is of orders, say so under columns: {name: other, from: orders.other}\n")
+	require.Contains(t, warnings(func(p *controlv1.Pipeline) {
+		p.Columns = []*controlv1.Column{{Name: "other", From: "usres.name"}}
+	}, orders, users, other), "usres is no source: they are orders and users\n")
+	require.NotContains(t, warnings(func(p *controlv1.Pipeline) {
+		p.Columns = []*controlv1.Column{{Name: "other", From: "users.name"}}
+	}, orders, users, other), "no sampled event has")
+	on := func(left string) func(*controlv1.Pipeline) {
+		return func(p *controlv1.Pipeline) { p.Join.On[0].Left = left }
+	}
+	id := clickhouse.Column{Name: "order_id", Type: "Int64"}
+	require.Contains(t, warnings(on("orders.user_id"), orders, users, id), "events without it never meet any; fields in on have no source in front: write user_id\n")
+	require.Contains(t, warnings(on("ordres.user_id"), orders, users, id), "fields in on have no source in front, and ordres is none: they are orders and users\n")
+	require.Contains(t, warnings(none, orders, users, clickhouse.Column{Name: "n.a", Type: "Array(Int64)"}, clickhouse.Column{Name: "n.b", Type: "Array(Int64)", Default: "[]"}),
+		"columns n.a and n.b are of one Nested, whose arrays ClickHouse wants equally long in each row, but no sampled event has n.b: ")
+}
+
+// Errors name the fields as they are written where there are two sources.
+func TestFieldsOfASource(t *testing.T) {
+	require.Equal(t, "sources.orders.kafka.brokers [k:1]: dial", fieldsOfSource("orders", "source.kafka.brokers [k:1]: dial"))
+	require.Equal(t, "source.kafka.brokers [k:1]: dial", fieldsOfSource("", "source.kafka.brokers [k:1]: dial"))
+	c := newClusters("test")
+	defer c.close()
+	b := spec.Branches(joinPipeline(t))[0]
+	b.Spec.Kafka.Brokers = []string{"127.0.0.1:1"}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.ErrorContains(t, c.useOf(ctx, b, func(*kafka.Cluster) error { return nil }), "sources.orders.kafka.brokers [127.0.0.1:1]")
 }
 
 // The lag of a join ends with what the join has taken; what waits there is shown apart.

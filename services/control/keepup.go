@@ -29,6 +29,7 @@ func (s *Service) keepUp(ctx context.Context) error {
 		})
 	})
 	g.Go(func() error { return s.watchOrphans(ctx) })
+	g.Go(func() error { return s.watchGuarantees(ctx) })
 	g.Go(func() error {
 		var picture map[string]*controlv1.PipelineRecord
 		kept := map[string]uint64{} // generation by uid of the pipelines that are complete

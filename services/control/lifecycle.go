@@ -30,6 +30,7 @@ func (s *Service) Get(ctx context.Context, req *controlv1.GetRequest) (*controlv
 	if err != nil {
 		return nil, err
 	}
+	rec.Guarantee = s.guarantees.now(rec)
 	return &controlv1.GetResponse{Pipeline: rec}, nil
 }
 
@@ -38,6 +39,9 @@ func (s *Service) List(ctx context.Context, _ *controlv1.ListRequest) (*controlv
 	all, err := s.registry.List(ctx)
 	if err != nil {
 		return nil, stored(ctx, err)
+	}
+	for _, rec := range all {
+		rec.Guarantee = s.guarantees.now(rec)
 	}
 	orphans, err := s.orphans(ctx)
 	if err != nil {

@@ -16,13 +16,15 @@ import (
 )
 
 // metrics are what the service counts of its own; the calls that it answers are counted by the shell. Labels: the outcome of a round, the
-// class of an error (a gRPC code), the state of a pipeline.
+// class of an error (a gRPC code), the state of a pipeline, a pipeline.
 type metrics struct {
 	rounds   metric.Int64Counter
 	failures metric.Int64Counter
 	restored metric.Int64Counter       // records put back
 	states   [len(states)]atomic.Int64 // pipelines by desired state, by index in states
 	orphans  atomic.Int64              // pipelines without a record
+	// guaranteesLost is, by pipeline, 1 if its table promises less than when it was applied.
+	guaranteesLost atomic.Pointer[map[string]int64]
 }
 
 var states = [...]controlv1.DesiredState{controlv1.DesiredState_RUNNING, controlv1.DesiredState_PAUSED, controlv1.DesiredState_DELETING}
@@ -32,7 +34,7 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		m = noop.Meter{}
 	}
 	out := &metrics{}
-	var errs [5]error
+	var errs [6]error
 	out.rounds, errs[0] = m.Int64Counter("sluice.control.rounds", metric.WithUnit("{round}"),
 		metric.WithDescription("Looks after the streams and buckets of all pipelines, by outcome: well, or failed for some."))
 	out.failures, errs[1] = m.Int64Counter("sluice.control.failures", metric.WithUnit("{failure}"),
@@ -52,6 +54,16 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		}))
 	out.restored, errs[4] = m.Int64Counter("sluice.control.records.restored", metric.WithUnit("{record}"),
 		metric.WithDescription("Records of pipelines whose last change the registry had lost, put back from their copies."))
+	_, errs[5] = m.Int64ObservableGauge("sluice.control.guarantee.lost", metric.WithUnit("{pipeline}"),
+		metric.WithDescription("1 if the pipeline's table guarantees less than when the pipeline was applied, else 0; as last looked at."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			if lost := out.guaranteesLost.Load(); lost != nil {
+				for id, n := range *lost {
+					o.Observe(n, metric.WithAttributes(attribute.String("pipeline", id)))
+				}
+			}
+			return nil
+		}))
 	for _, err := range errs {
 		if err != nil {
 			return nil, fmt.Errorf("make the metrics: %w", err)

@@ -70,6 +70,12 @@ func (c *checked) sampledColumns() ([]clickhouse.Column, []spec.Problem) {
 			}
 			problems = append(problems, problem)
 		}
+		if slices.ContainsFunc(columns, func(column clickhouse.Column) bool { return column.Name == "" }) {
+			problem := spec.Problem{Field: "sink.clickhouse.create_table", What: "a sampled event of topic " + t.branch.Spec.GetKafka().GetTopic() + ` has a field whose name is empty (""), which no column can have`,
+				Remedy: "declare the columns, such as columns: [{name: id, type: String}]"}
+			problems = append(problems, problem)
+			continue
+		}
 		for j, column := range columns {
 			sources[column.Name]++
 			columns[j] = c.outerColumn(t.branch.Source, column)

@@ -68,22 +68,28 @@ func fieldsOf(b spec.Branch) []string {
 
 // originOf tells where a column comes from. problem says why that cannot be told, without its field.
 func (c *checked) originOf(column, from string) (o origin, problem *spec.Problem) {
+	o, _, problem = c.place(column, from)
+	return o, problem
+}
+
+// place is originOf that tells, too, what is guessed: why the column is taken from this source and not the other; "" when that is known.
+func (c *checked) place(column, from string) (o origin, guess string, problem *spec.Problem) {
 	join := c.spec.GetJoin()
 	if join == nil {
-		return origin{path: from}, nil
+		return origin{path: from}, "", nil
 	}
 	if source, path, ok := spec.Qualified(c.spec, from); ok {
-		return origin{source, path}, nil
+		return origin{source, path}, "", nil
 	}
 	for _, on := range join.GetOn() {
 		if on.GetLeft() == from && on.GetRight() == from {
-			return origin{join.GetLeft(), from}, nil // equal on both sides
+			return origin{join.GetLeft(), from}, "", nil // equal on both sides
 		}
 	}
 	for _, e := range c.earlier {
 		// Another sample must not move a column from one source to the other.
 		if e.GetName() == column && e.GetFrom() == from && c.topic(e.GetSource()) != nil {
-			return origin{e.GetSource(), from}, nil
+			return origin{e.GetSource(), from}, "", nil
 		}
 	}
 	var has, silent []string
@@ -98,17 +104,80 @@ func (c *checked) originOf(column, from string) (o origin, problem *spec.Problem
 	example := fmt.Sprintf("{name: %s, from: %s.%s}", column, join.GetLeft(), from)
 	switch {
 	case len(has) == 1:
-		return origin{has[0], from}, nil
+		return origin{has[0], from}, "", nil
 	case len(has) > 1:
-		return o, &spec.Problem{Value: column, What: "is a field of the events of " + strings.Join(has, " and of "),
+		return o, "", &spec.Problem{Value: column, What: "is a field of the events of " + strings.Join(has, " and of "),
 			Remedy: fmt.Sprintf("say which one under columns: %s, or from: %s.%s", example, join.GetRight(), from)}
 	case len(silent) == 1:
-		return origin{silent[0], from}, nil
+		return origin{silent[0], from}, "it is taken from " + silent[0] + ", whose topic has no events to look at yet", nil
 	case len(silent) > 1:
-		return o, &spec.Problem{Value: column, What: "may come from either source: neither topic has events to look at yet",
+		return o, "", &spec.Problem{Value: column, What: "may come from either source: neither topic has events to look at yet",
 			Remedy: "say which one under columns: " + example}
 	}
-	return origin{join.GetLeft(), from}, nil // compare warns of it
+	return origin{join.GetLeft(), from}, "it is taken from " + join.GetLeft() + ", the left source", nil
+}
+
+// guessed warns of columns whose source the samples do not tell.
+func (c *checked) guessed() (warnings []string) {
+	join := c.spec.GetJoin()
+	for _, column := range c.columns {
+		from := fromOf(c.spec, column.Name)
+		o, guess, problem := c.place(column.Name, from)
+		if guess == "" || problem != nil {
+			continue
+		}
+		other := join.GetRight()
+		if o.source == other {
+			other = join.GetLeft()
+		}
+		warning := fmt.Sprintf("column %s: no sampled event has %s, so %s; if it is of %s, say so under columns: {name: %s, from: %s.%s}", column.Name, from, guess, other, column.Name, other, from)
+		if first, _, dotted := strings.Cut(from, "."); dotted {
+			warning += "; " + first + " is no source: they are " + join.GetLeft() + " and " + join.GetRight()
+		}
+		warnings = append(warnings, warning)
+	}
+	return warnings
+}
+
+// prefixed says what may be meant by a field of `on` that is in no event and has a dot.
+func (c *checked) prefixed(path string) string {
+	first, rest, dotted := strings.Cut(path, ".")
+	join := c.spec.GetJoin()
+	switch {
+	case !dotted || join == nil:
+		return ""
+	case c.topic(first) != nil:
+		return "; fields in on have no source in front: write " + rest
+	}
+	return "; fields in on have no source in front, and " + first + " is none: they are " + join.GetLeft() + " and " + join.GetRight()
+}
+
+// nested warns of arrays of one Nested, which must be equally long in each row, of which the events have some and not the others.
+func (c *checked) nested() (warnings []string) {
+	var order []string
+	has, lacks := map[string][]string{}, map[string][]string{}
+	for _, column := range c.columns {
+		name, _, dotted := strings.Cut(column.GetName(), ".")
+		t := c.topic(column.GetSource())
+		if !dotted || !strings.HasPrefix(column.GetType(), "Array(") || t == nil || t.fields.events == 0 {
+			continue
+		}
+		if !slices.Contains(order, name) {
+			order = append(order, name)
+		}
+		if t.fields.absent(column.GetFrom()) == "" {
+			has[name] = append(has[name], column.GetName())
+		} else {
+			lacks[name] = append(lacks[name], column.GetName())
+		}
+	}
+	for _, name := range order {
+		if len(has[name]) > 0 && len(lacks[name]) > 0 {
+			warnings = append(warnings, fmt.Sprintf("columns %s and %s are of one Nested, whose arrays ClickHouse wants equally long in each row, but no sampled event has %s: say where it comes from, or drop the column",
+				strings.Join(has[name], ", "), strings.Join(lacks[name], ", "), strings.Join(lacks[name], ", ")))
+		}
+	}
+	return warnings
 }
 
 // outer tells that rows without a counterpart have no value from this source.

@@ -76,6 +76,10 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 		return nil, err
 	}
 	st := addUp(rec, at, units, time.Now())
+	st.Guarantee = s.guarantees.now(rec)
+	if worse := worsened(rec.GetGuarantee(), st.Guarantee); worse != "" {
+		st.Warnings = append(st.Warnings, worse)
+	}
 	if at != nil {
 		s.lags.keep(rec.Uid, st.Lag)
 		return st, nil
@@ -104,7 +108,7 @@ func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (map[strin
 	asking, ctx := errgroup.WithContext(ctx)
 	for i, b := range branches {
 		asking.Go(func() (err error) {
-			found[i], err = s.topicOffsets(ctx, b.Spec.GetKafka())
+			found[i], err = s.topicOffsets(ctx, b)
 			return err
 		})
 	}
@@ -118,9 +122,9 @@ func (s *Service) offsets(ctx context.Context, p *controlv1.Pipeline) (map[strin
 	return at, nil
 }
 
-func (s *Service) topicOffsets(ctx context.Context, source *controlv1.KafkaSource) (*offsets, error) {
-	at := &offsets{}
-	err := s.kafka.use(ctx, source, func(c *kafka.Cluster) error {
+func (s *Service) topicOffsets(ctx context.Context, b spec.Branch) (*offsets, error) {
+	at, source := &offsets{}, b.Spec.GetKafka()
+	err := s.kafka.useOf(ctx, b, func(c *kafka.Cluster) error {
 		topic, err := c.Topic(ctx, source.GetTopic())
 		if err != nil {
 			return err

@@ -87,14 +87,14 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 			owned[nameOf(u)] = true
 		}
 		if working && u.LastError != "" {
-			troubles.add(nameOf(u), u.LastError)
+			troubles.add(nameOf(u), fieldsOfSource(u.Source, u.LastError))
 		} else if working && u.UpdateTime != nil && now.Sub(u.UpdateTime.AsTime()) > silence {
 			troubles.add(nameOf(u), "no word from its owner "+u.Owner+" for more than "+silence.String())
 		}
 		st.Lanes = append(st.Lanes, &controlv1.LaneStatus{
 			Stage: u.Stage, Unit: nameOf(u).String(), Owner: u.Owner,
 			Position: strconv.FormatUint(u.Position, 10), Lag: u.Lag,
-			StateKeys: u.StateKeys, StateBytes: u.StateBytes, LastError: u.LastError,
+			StateKeys: u.StateKeys, StateBytes: u.StateBytes, LastError: fieldsOfSource(u.Source, u.LastError),
 			BufferedRows: u.BufferedRows, Watermarks: watermarks(u.WatermarkMs),
 		})
 	}

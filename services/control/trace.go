@@ -49,6 +49,16 @@ func (s *Service) FollowTrace(req *controlv1.TraceRequest, stream controlv1.Pipe
 }
 
 func (s *Service) trace(ctx context.Context, req *controlv1.TraceRequest, tell func(*controlv1.TraceProgress) error) (*controlv1.TraceResponse, error) {
+	switch at := req.GetOffset(); {
+	case req.GetEvent() == nil:
+		return nil, codef(codes.InvalidArgument, "offset, key: both are missing: give one of them")
+	case at.GetPartition() < 0:
+		return nil, codef(codes.InvalidArgument, "offset.partition: %d: is negative", at.GetPartition())
+	case at.GetOffset() < 0:
+		return nil, codef(codes.InvalidArgument, "offset.offset: %d: is negative", at.GetOffset())
+	case req.GetTimeout().AsDuration() < 0:
+		return nil, codef(codes.InvalidArgument, "timeout: %s: is negative", req.GetTimeout().AsDuration())
+	}
 	rec, _, err := s.get(ctx, req.GetId())
 	if err != nil {
 		return nil, err
@@ -79,7 +89,7 @@ func (s *Service) trace(ctx context.Context, req *controlv1.TraceRequest, tell f
 	if key := req.GetKey(); key != nil {
 		find = func(c *kafka.Cluster) error { return t.key(reading, c, key) }
 	}
-	if err := s.kafka.use(reading, branch.Spec.GetKafka(), find); err != nil {
+	if err := s.kafka.useOf(reading, branch, find); err != nil {
 		var known *coded
 		if ctx.Err() != nil || errors.As(err, &known) {
 			return nil, err
@@ -132,6 +142,8 @@ type traced struct {
 	// With a join: where it meets its counterparts, -1 when not known; and when.
 	joinLane int
 	eventMS  int64
+	joinKey  [2]uint64 // zero: it has none, and is equal to nothing
+	read     bool      // its record was found, so that those are known
 	// The rest is what was found on the way.
 	ingested bool
 	dropped  bool   // by dedup
@@ -257,7 +269,7 @@ func (t *tracer) record(e *traced, msg *kafka.Message) {
 		e.lane, e.joinLane = -1, -1
 	}
 	if t.plan.Join() {
-		e.eventMS = row.EventMS
+		e.eventMS, e.joinKey, e.read = row.EventMS, row.JoinKey, true
 	}
 	e.step("kafka", e.lane, 0, 0, msg.Timestamp, "a record of %d bytes", len(msg.Value))
 }

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"context"
 	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
@@ -20,7 +21,7 @@ func (t *tracer) reading(e *traced, statuses []*stagev1.UnitStatus) *stagev1.Uni
 }
 
 // conclude says what became of an event.
-func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus, statuses []*stagev1.UnitStatus) {
+func (t *tracer) conclude(ctx context.Context, e *traced, sink positions, reading *stagev1.UnitStatus, statuses []*stagev1.UnitStatus) {
 	out := e.event
 	if out.TraceId == "" {
 		out.TraceId = e.own
@@ -65,7 +66,7 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 	case e.ingested && !e.passed && t.rec.GetSpec().GetJoin() == nil:
 		out.Outcome = controlv1.TracedEvent_PENDING
 	case e.ingested && t.rec.GetSpec().GetJoin() != nil && (e.receipt == "" || e.receipt == "kept"):
-		t.unmatched(e, statuses)
+		t.unmatched(ctx, e, statuses)
 	default:
 		out.Outcome = controlv1.TracedEvent_UNKNOWN
 		t.unknown(e)
@@ -73,11 +74,14 @@ func (t *tracer) conclude(e *traced, sink positions, reading *stagev1.UnitStatus
 }
 
 // unmatched says what becomes of an event that is in no row of the join.
-func (t *tracer) unmatched(e *traced, statuses []*stagev1.UnitStatus) {
-	text, waits := t.waits(e, statuses)
+func (t *tracer) unmatched(ctx context.Context, e *traced, statuses []*stagev1.UnitStatus) {
+	text, waits := t.waits(ctx, e, statuses)
 	switch {
 	case waits:
 		e.event.Outcome = controlv1.TracedEvent_PENDING
+		e.step(spec.StageJoin, e.joinLane, 0, 0, time.Time{}, "%s", text)
+	case text != "":
+		e.event.Outcome = controlv1.TracedEvent_UNMATCHED
 		e.step(spec.StageJoin, e.joinLane, 0, 0, time.Time{}, "%s", text)
 	case t.late || t.branch.Side == spec.Left && t.rec.GetSpec().GetJoin().GetType() == controlv1.Join_LEFT:
 		// It has come out, or is about to: it was not seen where it has gone.

@@ -45,7 +45,7 @@ func (t *tracer) follow(ctx, reading context.Context) error {
 	}
 	for _, e := range t.wanted {
 		t.tellJoined(e)
-		t.conclude(e, positions, t.reading(e, statuses), statuses)
+		t.conclude(reading, e, positions, t.reading(e, statuses), statuses)
 	}
 	return nil
 }

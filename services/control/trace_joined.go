@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -108,16 +109,22 @@ func (t *tracer) tellJoined(e *traced) {
 	}
 }
 
-// waits says what a join that has put nothing out for an event is about to do with it; false when its time is up.
-func (t *tracer) waits(e *traced, statuses []*stagev1.UnitStatus) (string, bool) {
+// waits says what a join that has put nothing out for an event is about to do with it; false when its time is up, with what is known of why it is gone.
+func (t *tracer) waits(ctx context.Context, e *traced, statuses []*stagev1.UnitStatus) (string, bool) {
 	join, lane := t.rec.GetSpec().GetJoin(), t.lane(e, statuses)
 	if lane.GetPosition() < e.before {
 		return fmt.Sprintf("not taken in yet: the lane has come to message %d, and it is in message %d", lane.GetPosition(), e.before), true
 	}
+	if e.read && e.joinKey == [2]uint64{} {
+		if t.branch.Side == spec.Left && join.GetType() == controlv1.Join_LEFT {
+			return "", false // it comes out alone as soon as it is taken in
+		}
+		return "it has no join key, is equal to nothing, and was dropped", false
+	}
 	reach := join.GetWindow().AsDuration()
 	if join.GetKind() == controlv1.Join_LOOKUP {
 		if t.branch.Side == spec.Right {
-			return "it is there for left rows to come, until a newer one of its key takes its place", true
+			return t.remembered(ctx, e, lane)
 		}
 		reach = join.GetWait().AsDuration()
 	}

@@ -40,10 +40,12 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 	if err := s.sameTopics(ctx, now, c); err != nil {
 		return nil, err
 	}
-	if !req.GetValidateOnly() {
-		if err := s.prepareTable(ctx, c); err != nil {
+	if req.GetValidateOnly() {
+		if err := c.pretendWindow(); err != nil {
 			return nil, err
 		}
+	} else if err := s.prepareTable(ctx, c); err != nil {
+		return nil, err
 	}
 	// The registry may have lost a change that is not in the state bucket either: then this one must be beyond it.
 	seen, err := s.seenGeneration(ctx, now)
@@ -67,8 +69,8 @@ func (s *Service) Update(ctx context.Context, req *controlv1.UpdateRequest) (*co
 	}
 	if req.GetValidateOnly() {
 		_, err = change(now)
-	} else {
-		now, err = s.change(ctx, id, change)
+	} else if now, err = s.change(ctx, id, change); err == nil {
+		s.guarantees.keep(now, clickhouse.GuaranteeOf(c.table))
 	}
 	if err != nil {
 		return nil, err

@@ -61,6 +61,8 @@ type verifier struct {
 	columns audited
 	// shared names another pipeline that writes to the table; empty: none does.
 	shared string
+	// hung names a block that did not settle for as long as was waited; empty: lanes were writing.
+	hung string
 	// incomplete: the rows could not be compared.
 	incomplete bool
 }

@@ -248,9 +248,48 @@ func (s *Service) ends(ctx context.Context, log fencedlog.Log, lanes []laneAccou
 		if err != nil {
 			return stored(ctx, fmt.Errorf("verify: log %s, lane %d: %w", log.Stage, lane, err))
 		}
-		lanes[lane].end = msg.Sequence
+		if lanes[lane].end = msg.Sequence; lanes[lane].covered < msg.Sequence {
+			rows, err := bringsRows(ctx, stream, log.LaneFilter(lane), lanes[lane].covered)
+			if err != nil {
+				return stored(ctx, fmt.Errorf("verify: log %s, lane %d: %w", log.Stage, lane, err))
+			}
+			if !rows {
+				lanes[lane].end = lanes[lane].covered
+			}
+		}
 	}
 	return nil
+}
+
+// maxHeartbeats bounds the messages of a lane that are looked into for rows. A lane reports every few seconds, so that there are not that many.
+const maxHeartbeats = 1000
+
+// bringsRows tells whether a lane's messages after a sequence have rows that go on: those of a join tell for the most part only that time goes on.
+func bringsRows(ctx context.Context, stream jetstream.Stream, filter string, after uint64) (bool, error) {
+	var v batch.View
+	for range maxHeartbeats {
+		msg, err := nextOf(ctx, stream, filter, after+1)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if err := v.Parse(msg.Data); err != nil {
+			return false, fmt.Errorf("sequence %d: %w", msg.Sequence, err)
+		}
+		if v.Selected > 0 {
+			return true, nil
+		}
+		after = msg.Sequence
+	}
+	return true, nil
+}
+
+func nextOf(ctx context.Context, stream jetstream.Stream, filter string, at uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return stream.GetMsg(ctx, at, jetstream.WithGetMsgSubject(filter))
 }
 
 // letters counts the dead letters that are in their log, by stage. all is false when messages have left the log.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/batch"
 	"sluice/libs/checkpoint"
 	"sluice/libs/clickhouse"
 	"sluice/libs/ledger"
@@ -230,11 +232,57 @@ func TestVerifyWhileABlockHangs(t *testing.T) {
 	a.store()
 	a.run("INSERT INTO DB.audit VALUES ('pending', 1), ('pending', 2), ('pending', 3)")
 	r := a.verify(incomplete, "")
-	require.Contains(t, r.Limits[0], "the sink was writing all the time, for 3s, so that only counts could be compared")
+	require.Contains(t, r.Limits[0], "the block of lane 0, messages 2 to 2, of 3 rows, did not settle within 3s, so that only counts could be compared")
 	a.run("INSERT INTO DB.audit VALUES ('forged', 4)")
 	require.Contains(t, a.verify(different, "").Findings[0], "the table has 14 rows and at most 13 were written")
 	a.run("TRUNCATE TABLE DB.audit")
 	require.Contains(t, a.verify(different, "").Findings[0], "the table has 0 rows and at least 10 were written")
+}
+
+// Heartbeats move positions and the ends of logs and bring no rows: nothing is on its way, and nothing is being written.
+func TestVerifyWhileHeartbeatsCome(t *testing.T) {
+	a := newAudited(t, "MergeTree ORDER BY id", 10)
+	beat := (&batch.View{Format: batch.Format, Topic: []byte("audit"), LastOffset: -1}).Append(nil)
+	ack, err := a.js.Publish(t.Context(), "sluice.audit.ingest.0.0", beat)
+	require.NoError(t, err)
+	a.position.CoveredSequence = ack.Sequence - 1 // after the fence of newAudited, before the heartbeat
+	a.store()
+	kv, err := a.js.KeyValue(t.Context(), checkpoint.Bucket("audit"))
+	require.NoError(t, err)
+	position := pb.CloneOf(a.position)
+	ctx, cancel := context.WithCancel(t.Context())
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		for ctx.Err() == nil {
+			ack, err := a.js.Publish(ctx, "sluice.audit.ingest.0.0", beat)
+			if err != nil {
+				return
+			}
+			position.CoveredSequence = ack.Sequence - 2
+			value, err := pb.Marshal(position)
+			if err == nil {
+				_, err = kv.Put(ctx, "sink.0.position", value)
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	for range 5 {
+		r := a.verify(equal, "")
+		require.Empty(t, r.Limits)
+	}
+	cancel()
+	beating.Wait()
+
+	// Rows behind the lane are on their way.
+	var b batch.Builder
+	b.Add(batch.Row{Offset: 10}, batch.Fields{})
+	var v batch.View
+	b.View(&v, func(raw []byte) []byte { return raw })
+	_, err = a.js.Publish(t.Context(), "sluice.audit.ingest.0.0", v.Append(nil))
+	require.NoError(t, err)
+	require.Contains(t, a.verify(equal, "").Limits[0], "rows are on their way to sink, lane 0: the counts of the stages were not held against each other")
 }
 
 func TestVerifyWhatKafkaNoLongerHas(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -16,18 +17,16 @@ import (
 	"sluice/libs/spec"
 )
 
-// positions is where all lanes of a sink stand. It is of one moment if it equals one that is read later.
+// positions is where all lanes of a sink stand. It is of one moment if nothing was written until one that is read later.
 type positions struct {
-	revisions []uint64 // 0: the lane has none yet
-	lanes     []*eventv1.SinkPosition
+	lanes []*eventv1.SinkPosition
 }
 
 // parallelReads bounds the requests to NATS at once: positions of many lanes have to be read fast to be of one moment.
 const parallelReads = 32
 
 func (s *Service) positions(ctx context.Context, rec *controlv1.PipelineRecord) (positions, error) {
-	lanes := len(spec.EveryLane(rec))
-	out := positions{revisions: make([]uint64, lanes), lanes: make([]*eventv1.SinkPosition, lanes)}
+	out := positions{lanes: make([]*eventv1.SinkPosition, len(spec.EveryLane(rec)))}
 	kv, err := s.js.KeyValue(ctx, checkpoint.Bucket(rec.GetSpec().GetId()))
 	if err != nil {
 		return out, stored(ctx, fmt.Errorf("verify: open the state bucket: %w", err))
@@ -39,7 +38,7 @@ func (s *Service) positions(ctx context.Context, rec *controlv1.PipelineRecord) 
 			within, cancel := context.WithTimeout(within, readTimeout)
 			defer cancel()
 			var err error
-			if out.lanes[lane], out.revisions[lane], err = positionOf(within, kv, lane); err != nil {
+			if out.lanes[lane], _, err = positionOf(within, kv, lane); err != nil {
 				return fmt.Errorf("verify: %w", err)
 			}
 			return nil
@@ -48,9 +47,31 @@ func (s *Service) positions(ctx context.Context, rec *controlv1.PipelineRecord) 
 	return out, stored(ctx, group.Wait())
 }
 
-// still tells whether no lane was writing at any time between the two readings.
+// still tells whether no lane was writing at any time between the two readings. What a lane has come past without rows in it, as the heartbeats of
+// a join, is no writing: a block that was settled between them is in the tally, which only rises.
 func still(before, after positions) bool {
-	return before.idle() && slices.Equal(before.revisions, after.revisions)
+	return before.idle() && after.idle() && slices.EqualFunc(before.lanes, after.lanes, func(a, b *eventv1.SinkPosition) bool {
+		return a.GetEpoch() == b.GetEpoch() && proto.Equal(tallyOf(a), tallyOf(b)) && proto.Equal(a.GetLedger(), b.GetLedger())
+	})
+}
+
+// tallyOf is what a lane has counted; one that has no position yet has counted nothing.
+func tallyOf(p *eventv1.SinkPosition) *eventv1.Tally {
+	if t := p.GetTally(); t != nil {
+		return t
+	}
+	return &eventv1.Tally{}
+}
+
+// hung tells of blocks that were being inserted at both readings; "" when there are none.
+func hung(before, after positions) string {
+	for lane, p := range before.lanes {
+		a, b := p.GetPending(), after.lanes[lane].GetPending()
+		if a != nil && a.GetFirstSequence() == b.GetFirstSequence() && p.GetEpoch() == after.lanes[lane].GetEpoch() {
+			return fmt.Sprintf("the block of lane %d, messages %d to %d, of %d rows", lane, a.GetFirstSequence(), a.GetLastSequence(), a.GetRows())
+		}
+	}
+	return ""
 }
 
 func (p positions) idle() bool { return p.pending() == 0 && !slices.ContainsFunc(p.lanes, hasPending) }

@@ -59,10 +59,14 @@ func (r *reading) same(o *reading) bool {
 // moment of reading cannot be told for too long.
 func (v *verifier) read(ctx context.Context, show map[uint64]uint64) (*reading, error) {
 	begin, told := time.Now(), false
+	var first positions
 	for {
 		before, err := v.service.positions(ctx, v.rec)
 		if err != nil {
 			return nil, err
+		}
+		if first.lanes == nil {
+			first = before
 		}
 		patient := time.Since(begin) < stillFor || !v.reading.Atomic
 		if before.idle() || !patient {
@@ -72,6 +76,7 @@ func (v *verifier) read(ctx context.Context, show map[uint64]uint64) (*reading, 
 			}
 		}
 		if time.Since(begin) > v.service.config.VerifyWait {
+			v.hung = hung(first, before)
 			return nil, errMoved
 		}
 		if !told {

@@ -70,8 +70,12 @@ func (v *verifier) compare(ctx context.Context) error {
 // and no more than what was settled or begun after.
 func (v *verifier) bound(ctx context.Context) error {
 	v.incomplete = true
-	v.limit("the sink was writing all the time, for %s, so that only counts could be compared: pause the pipeline, or verify when less comes in",
-		v.service.config.VerifyWait)
+	if v.hung != "" {
+		v.limit("%s, did not settle within %s, so that only counts could be compared: sluice status says what the sink waits for", v.hung, v.service.config.VerifyWait)
+	} else {
+		v.limit("the sink was writing all the time, for %s, so that only counts could be compared: pause the pipeline, or verify when less comes in",
+			v.service.config.VerifyWait)
+	}
 	before, err := v.service.positions(ctx, v.rec)
 	if err != nil {
 		return err

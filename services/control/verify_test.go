@@ -134,12 +134,23 @@ func TestMoments(t *testing.T) {
 }
 
 func TestStill(t *testing.T) {
-	idle := positions{revisions: []uint64{1, 0}, lanes: []*eventv1.SinkPosition{written(1), {}}}
+	idle := positions{lanes: []*eventv1.SinkPosition{written(1), {}}}
 	require.True(t, still(idle, idle))
-	require.False(t, still(idle, positions{revisions: []uint64{1, 2}, lanes: idle.lanes}), "a lane has moved")
-	busy := positions{revisions: idle.revisions, lanes: []*eventv1.SinkPosition{written(1), {Pending: &eventv1.PendingBlock{Rows: 3}}}}
+	require.False(t, still(idle, positions{lanes: []*eventv1.SinkPosition{written(1), written(2)}}), "a lane has written")
+	later := written(1)
+	later.CoveredSequence += 7
+	require.True(t, still(idle, positions{lanes: []*eventv1.SinkPosition{later, {CoveredSequence: 3, Tally: &eventv1.Tally{}}}}), "a lane has come past heartbeats")
+	refused := written(1)
+	refused.Tally.DeadLetters++
+	require.False(t, still(idle, positions{lanes: []*eventv1.SinkPosition{refused, {}}}))
+	busy := positions{lanes: []*eventv1.SinkPosition{written(1), {Pending: &eventv1.PendingBlock{FirstSequence: 4, LastSequence: 5, Rows: 3}}}}
 	require.False(t, still(busy, busy), "a block may be in the table or not")
+	require.False(t, still(idle, busy), "a block was begun meanwhile")
 	require.EqualValues(t, 3, busy.pending())
+	require.Equal(t, "the block of lane 1, messages 4 to 5, of 3 rows", hung(busy, busy))
+	next := positions{lanes: []*eventv1.SinkPosition{written(1), {Pending: &eventv1.PendingBlock{FirstSequence: 6}}}}
+	require.Empty(t, hung(busy, next))
+	require.Empty(t, hung(idle, busy))
 }
 
 func TestAudit(t *testing.T) {

@@ -23,7 +23,7 @@ type Config struct {
 	// Listen is the host:port to listen on, and what clients are told to connect to. Port 0 takes a free one. A host
 	// of all interfaces (0.0.0.0, ::, empty) is advertised as localhost.
 	Listen string
-	// Dir keeps topics, records and groups from one start to the next. Empty: in memory.
+	// Dir keeps topics, records and groups from one start to the next, also when the process is killed. Only one broker may use it. Empty: in memory.
 	Dir string
 	// Topics are made on the first start: name to number of partitions.
 	Topics map[string]int32
@@ -51,6 +51,15 @@ func Open(config Config) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open Kafka broker: listen address %q: %w", config.Listen, err)
 	}
+	if config.Dir != "" {
+		log := config.Log
+		if log == nil {
+			log = slog.New(slog.DiscardHandler)
+		}
+		if err := mend(config.Dir, log); err != nil {
+			return nil, fmt.Errorf("open Kafka broker: %w", err)
+		}
+	}
 	listener, err := net.Listen("tcp", config.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("open Kafka broker: %w", err)
@@ -77,7 +86,7 @@ func Open(config Config) (*Broker, error) {
 	for topic, partitions := range config.Topics {
 		options = append(options, kfake.SeedTopics(partitions, topic))
 	}
-	if config.AutoCreateTopics {
+	if config.AutoCreateTopics && config.Dir == "" { // else makeAsked does
 		options = append(options, kfake.AllowAutoTopicCreation())
 	}
 	if config.Dir != "" {
@@ -89,6 +98,9 @@ func Open(config Config) (*Broker, error) {
 	cluster, err := kfake.NewCluster(options...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open Kafka broker on %s: %w", config.Listen, err), ignoreClosed(listener.Close()))
+	}
+	if config.AutoCreateTopics && config.Dir != "" {
+		makeAsked(cluster)
 	}
 	members, err := newMembers(cluster, addr)
 	if err != nil {

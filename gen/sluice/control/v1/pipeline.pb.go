@@ -1913,10 +1913,11 @@ type PipelineRecord struct {
 	// The layouts of the batches, oldest first; the last is the current one.
 	Schemas []*Schema `protobuf:"bytes,5,rep,name=schemas,proto3" json:"schemas,omitempty"`
 	// Where partitions begin that have no position yet. Partitions not listed begin at their earliest record.
-	StartOffsets *StartOffsets          `protobuf:"bytes,6,opt,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
-	Guarantee    *Guarantee             `protobuf:"bytes,7,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
-	CreateTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	StartOffsets *StartOffsets `protobuf:"bytes,6,opt,name=start_offsets,json=startOffsets,proto3" json:"start_offsets,omitempty"`
+	// As it was when the pipeline was applied; in the answers of Get and List as PipelineStatus has it.
+	Guarantee  *Guarantee             `protobuf:"bytes,7,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// With a join: start_offsets by source.
 	SourceStartOffsets map[string]*StartOffsets `protobuf:"bytes,10,rep,name=source_start_offsets,json=sourceStartOffsets,proto3" json:"source_start_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The sets of lanes: the last takes new events; one before it is drained, and its state is taken over. Empty: one of spec.lanes lanes from 0 on.
@@ -3445,9 +3446,10 @@ type PipelineStatus struct {
 	StateKeys  uint64 `protobuf:"varint,9,opt,name=state_keys,json=stateKeys,proto3" json:"state_keys,omitempty"`
 	StateBytes uint64 `protobuf:"varint,10,opt,name=state_bytes,json=stateBytes,proto3" json:"state_bytes,omitempty"`
 	// What holds the pipeline up now; empty when all is well.
-	Errors    []string      `protobuf:"bytes,11,rep,name=errors,proto3" json:"errors,omitempty"`
-	Lanes     []*LaneStatus `protobuf:"bytes,12,rep,name=lanes,proto3" json:"lanes,omitempty"`
-	Guarantee *Guarantee    `protobuf:"bytes,13,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
+	Errors []string      `protobuf:"bytes,11,rep,name=errors,proto3" json:"errors,omitempty"`
+	Lanes  []*LaneStatus `protobuf:"bytes,12,rep,name=lanes,proto3" json:"lanes,omitempty"`
+	// Of the table as it was last looked at, which is done every 30 s; as last known while ClickHouse cannot be asked.
+	Guarantee *Guarantee `protobuf:"bytes,13,opt,name=guarantee,proto3" json:"guarantee,omitempty"`
 	// Of a join; see Tally in sluice/event/v1.
 	Matched   uint64 `protobuf:"varint,14,opt,name=matched,proto3" json:"matched,omitempty"`
 	Unmatched uint64 `protobuf:"varint,15,opt,name=unmatched,proto3" json:"unmatched,omitempty"`
@@ -3456,7 +3458,9 @@ type PipelineStatus struct {
 	// Rows that wait for a counterpart, by source.
 	BufferedRows map[string]uint64 `protobuf:"bytes,18,rep,name=buffered_rows,json=bufferedRows,proto3" json:"buffered_rows,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Lowest watermark of all lanes, by source.
-	Watermarks    map[string]*timestamppb.Timestamp `protobuf:"bytes,19,rep,name=watermarks,proto3" json:"watermarks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Watermarks map[string]*timestamppb.Timestamp `protobuf:"bytes,19,rep,name=watermarks,proto3" json:"watermarks,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What does not hold the pipeline up, but is no longer as it was said when it was applied: a guarantee that the table has lost.
+	Warnings      []string `protobuf:"bytes,20,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3620,6 +3624,13 @@ func (x *PipelineStatus) GetBufferedRows() map[string]uint64 {
 func (x *PipelineStatus) GetWatermarks() map[string]*timestamppb.Timestamp {
 	if x != nil {
 		return x.Watermarks
+	}
+	return nil
+}
+
+func (x *PipelineStatus) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
 	}
 	return nil
 }
@@ -4069,7 +4080,8 @@ type VerifyPartition struct {
 	Written  uint64 `protobuf:"varint,7,opt,name=written,proto3" json:"written,omitempty"`
 	Checksum uint64 `protobuf:"fixed64,8,opt,name=checksum,proto3" json:"checksum,omitempty"`
 	Refused  uint64 `protobuf:"varint,9,opt,name=refused,proto3" json:"refused,omitempty"`
-	// Records that are neither written nor refused: dropped as duplicates, late, without counterpart.
+	// Records that are neither written nor refused: dropped as duplicates. 0 with a join, whose rows are made of two records: what it and the
+	// stages before it have dropped is counted by lane.
 	Dropped       uint64 `protobuf:"varint,10,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	NextOffset    int64  `protobuf:"varint,11,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -5415,7 +5427,7 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\x05value\x18\n" +
 	" \x01(\fR\x05value\x12'\n" +
 	"\x0fvalue_truncated\x18\v \x01(\bR\x0evalueTruncated\x12\x1a\n" +
-	"\bsequence\x18\f \x01(\x04R\bsequence\"\xe9\a\n" +
+	"\bsequence\x18\f \x01(\x04R\bsequence\"\x85\b\n" +
 	"\x0ePipelineStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
 	"\x05state\x18\x02 \x01(\x0e2'.sluice.control.v1.PipelineStatus.StateR\x05state\x12\x10\n" +
@@ -5445,7 +5457,8 @@ const file_sluice_control_v1_pipeline_proto_rawDesc = "" +
 	"\rbuffered_rows\x18\x12 \x03(\v23.sluice.control.v1.PipelineStatus.BufferedRowsEntryR\fbufferedRows\x12Q\n" +
 	"\n" +
 	"watermarks\x18\x13 \x03(\v21.sluice.control.v1.PipelineStatus.WatermarksEntryR\n" +
-	"watermarks\x1a?\n" +
+	"watermarks\x12\x1a\n" +
+	"\bwarnings\x18\x14 \x03(\tR\bwarnings\x1a?\n" +
 	"\x11BufferedRowsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aY\n" +
