@@ -89,20 +89,41 @@ func (n *Inserter) missing(ctx context.Context, i Insert, always bool) ([]int, e
 	if err := s.insert(ctx, copied); err != nil {
 		return nil, err
 	}
-	hash := "sipHash128(" + list + ")"
-	absent := func(where string) string {
-		return fmt.Sprintf("SELECT %s FROM %s WHERE %s NOT IN (SELECT %s FROM %s%s) ORDER BY 1",
-			Quote(rowColumn), Quote(blockTable), hash, hash, i.Table.Quoted(), where)
+	// Of a tuple: the hash of several values of which one is NULL is NULL, and all those would be equal.
+	hash := "sipHash128(tuple(" + list + "))"
+	look := func(where string) ([]int, error) {
+		// Every row is answered for, so that an answer that is not whole is none: what is not there would be taken for what is.
+		answer, err := s.numbers(fmt.Sprintf("SELECT %s * 2 + (%s IN (SELECT %s FROM %s%s)) FROM %s ORDER BY 1",
+			Quote(rowColumn), hash, hash, i.Table.Quoted(), where, Quote(blockTable)))
+		if err != nil {
+			return nil, cause(ctx, err)
+		}
+		return lacking(answer, len(numbers))
 	}
 	if sorting != "" {
-		found, err := s.numbers(absent(fmt.Sprintf(" WHERE (%s) IN (SELECT %s FROM %s)", sorting, sorting, Quote(blockTable))))
+		found, err := look(fmt.Sprintf(" WHERE (%s) IN (SELECT %s FROM %s)", sorting, sorting, Quote(blockTable)))
 		if err == nil || !isServerError(err) {
-			return found, cause(ctx, err)
+			return found, err
 		}
 		// The sorting key needs more than the block has.
 	}
-	found, err := s.numbers(absent(""))
-	return found, cause(ctx, err)
+	return look("")
+}
+
+// lacking reads an answer about so many rows, in their order: twice the row's number, and one if it is there.
+func lacking(answer []int, rows int) (lacks []int, err error) {
+	for at, is := range answer {
+		if is/2 != at {
+			return nil, fmt.Errorf("the server's answer about row %d is one about row %d", at, is/2)
+		}
+		if is%2 == 0 {
+			lacks = append(lacks, at)
+		}
+	}
+	if len(answer) != rows {
+		return nil, fmt.Errorf("the server has answered for %d of %d rows", len(answer), rows)
+	}
+	return lacks, nil
 }
 
 // sortingKey returns the table's engine and the expressions by which it is sorted; none: "".

@@ -3,6 +3,7 @@ package clickhouse
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"testing"
 
@@ -72,22 +73,34 @@ func TestMissingAfterAKillBetweenTokenAndPart(t *testing.T) {
 	}
 }
 
-// NULL, NaN and nested values are compared like any other.
+// NULL, NaN and nested values are compared like any other: that both have a NULL does not make two rows equal.
 func TestMissingComparesWhatIsNotEqualToItself(t *testing.T) {
 	sink := engine(t, "t", `(id UInt64, f Float64, a Array(String), text Nullable(String)) ENGINE = ReplacingMergeTree ORDER BY id
 		SETTINGS non_replicated_deduplication_window = 100`)
-	require.NoError(t, run(context.Background(), sink, "INSERT INTO "+TableName(sink).Quoted()+" VALUES (0, nan, ['x'], NULL), (1, 1, [], 'y')"))
-	id, f := proto.ColUInt64{0, 1, 1}, proto.ColFloat64{0, 1, 1}
-	f[0] /= f[0]
+	require.NoError(t, run(context.Background(), sink, "INSERT INTO "+TableName(sink).Quoted()+" VALUES (0, nan, ['x'], NULL), (1, 1, [], 'y'), (3, 0, [], '')"))
+	id, f := proto.ColUInt64{0, 1, 1, 2, 0, 3}, proto.ColFloat64{0, 1, 1, 0, 1, 0}
+	f[0] = math.Float64frombits(0x7FF8000000000000) // as the server's own; ours is another, and comes back as it was sent
 	a := proto.NewArray[string](new(proto.ColStr))
-	a.AppendArr([]([]string){{"x"}, {}, {""}})
+	a.AppendArr([]([]string){{"x"}, {}, {""}, {}, {"x"}, {}})
 	text := proto.NewColNullable[string](new(proto.ColStr))
-	text.AppendArr([]proto.Nullable[string]{proto.Null[string](), proto.NewNullable("y"), proto.NewNullable("y")})
+	null, y := proto.Null[string](), proto.NewNullable("y")
+	text.AppendArr([]proto.Nullable[string]{null, y, y, null, null, null})
 	missing, err := inserter(t, sink).Missing(context.Background(), Insert{Table: TableName(sink), QueryID: "q", Columns: []proto.InputColumn{
 		{Name: "id", Data: &id}, {Name: "f", Data: &f}, {Name: "a", Data: a}, {Name: "text", Data: text},
 	}})
 	require.NoError(t, err)
-	require.Equal(t, []int{2}, missing)
+	require.Equal(t, []int{2, 3, 4, 5}, missing)
+}
+
+// An answer that is not whole is none.
+func TestLacking(t *testing.T) {
+	lacks, err := lacking([]int{0, 3, 4, 7}, 4)
+	require.NoError(t, err)
+	require.Equal(t, []int{0, 2}, lacks)
+	for _, answer := range [][]int{nil, {0, 3, 4}, {0, 3, 4, 7, 8}, {0, 4}} {
+		_, err := lacking(answer, 4)
+		require.Error(t, err, "%v", answer)
+	}
 }
 
 func TestMissingCannotTell(t *testing.T) {
