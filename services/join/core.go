@@ -12,9 +12,9 @@ import (
 	"sluice/libs/deadletters"
 	"sluice/libs/fold"
 	"sluice/libs/spec"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // core is the fold.Core: it takes batches apart into rows, and makes batches of what comes out.

@@ -8,8 +8,8 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/spec"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
-	"sluice/services/join/internal/watermark"
 )
 
 // settings are the durations that decide what a join puts out, and that a user may change while it runs. The checkpoint says which hold: what is

@@ -1,4 +1,4 @@
-// Package watermark tells how far event time has come in a join lane: the time that no partition will go back behind, but
+// Package watermark tells how far event time has come in a lane: the time that no partition will go back behind, but
 // for rows that are late.
 //
 // Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
