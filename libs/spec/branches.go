@@ -99,16 +99,23 @@ func Qualified(p *controlv1.Pipeline, from string) (source, path string, ok bool
 	return source, Path(path), true
 }
 
+// TellsProgress tells whether the branch's batches say how far event time has come in their partition: for the watermark of the join, or for dedup
+// by a field of the event. Lanes without rows get batches without, so that they hear it.
+func (b Branch) TellsProgress() bool { return b.JoinKey != nil || b.Dedup.GetTime() != "" }
+
 const (
 	minHeartbeat = 100 * time.Millisecond
 	maxHeartbeat = time.Second
 )
 
 // Heartbeat is how long a lane may go without hearing that the event time of a partition has moved. It is a tenth of what a row
-// waits in any case, so that it adds little to that. Where batches are taken apart, each lane of dedup passes on to each lane of the join what it
-// hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
+// waits in any case, so that it adds little to that; where no row waits, as in dedup, it is long. Where batches are taken apart, each lane of dedup passes on
+// to each lane of the join what it hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
 func Heartbeat(p *controlv1.Pipeline) time.Duration {
 	join := p.GetJoin()
+	if join == nil {
+		return maxHeartbeat
+	}
 	waits := join.GetGrace().AsDuration()
 	if join.GetKind() != controlv1.Join_LOOKUP {
 		waits += join.GetWindow().AsDuration()
@@ -130,11 +137,19 @@ func seldomHeartbeat(p *controlv1.Pipeline) time.Duration {
 // confirmations is how often an idle partition says so in the time that one of them is good for: one or two may be late.
 const confirmations = 3
 
+// maxConfirm is the most that Confirm is without a join.
+const maxConfirm = time.Minute
+
 // Confirm is how long it is believed that a partition is idle which has said so: what comes to it after that would else be passed over by the
 // others, in an outage of the partition's ingestor or of NATS. Within grace that makes nothing late. A grace that is shorter than some heartbeats
-// would cost too many of them.
+// would cost too many of them. Without a join it is for dedup by a field of the event, which compares what is up to a window late with all that it
+// should be; it may take a minute until memory is given back.
 func Confirm(p *controlv1.Pipeline) time.Duration {
-	return max(p.GetJoin().GetGrace().AsDuration(), confirmations*seldomHeartbeat(p))
+	late := min(p.GetDedup().GetWindow().AsDuration(), maxConfirm)
+	if join := p.GetJoin(); join != nil {
+		late = join.GetGrace().AsDuration()
+	}
+	return max(late, confirmations*seldomHeartbeat(p))
 }
 
 // IdleHeartbeat is how long a lane may go without hearing that an idle partition still is.

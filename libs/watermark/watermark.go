@@ -27,6 +27,8 @@ type Config struct {
 	// ConfirmMS is how old the last word of a partition that is idle may be, against what has been heard of the others, for it not to hold the watermark
 	// back: an outage must not let the others pass what came to it meanwhile. 0: however old.
 	ConfirmMS int64
+	// Still: time does not go on with the clock where nothing comes, but only with events. How far it has come then depends on them alone.
+	Still bool
 	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
 	// of them. 1 where a partition has a writer of its own, or one writer for each lane.
 	Writers map[string]int
@@ -149,7 +151,7 @@ func (t *Tracker) partition(writers map[string]progress) partition {
 	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64}
 	for _, p := range writers {
 		at := p.maxMS
-		if p.live || p.idleMS >= t.config.IdleMS {
+		if !t.config.Still && (p.live || p.idleMS >= t.config.IdleMS) {
 			at = add(at, p.idleMS)
 		}
 		out.time, out.idleMS, out.heardMS = min(out.time, at), min(out.idleMS, p.idleMS), min(out.heardMS, p.heardMS)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sluice/libs/batch"
+	"sluice/libs/rows"
 )
 
 const (
@@ -15,8 +16,8 @@ const (
 	restSettle = 10 * time.Second
 )
 
-// pulse tells the lanes of a join how far a partition's event time has come, by batches without rows where there are none with rows. It is
-// owned by the partition's loop.
+// pulse tells lanes how far a partition's event time has come, by batches without rows where there are none with rows: for the watermark of a join,
+// and for dedup by a field of the event. It is owned by the partition's loop.
 //
 // Not said more often than interval; not at all while nothing has changed, but for a partition that is idle: its event time goes on with the clock, and
 // the others pass it only as long as it is heard to be so.
@@ -24,7 +25,11 @@ type pulse struct {
 	interval   time.Duration
 	rest       time.Duration // the longest interval, of a partition that is idle
 	partitions int
-	maxFuture  int64 // milliseconds that an event may be ahead of its arrival to count; 0: any
+	join       bool
+	maxFuture  int64 // with a join: milliseconds that an event may be ahead of its arrival to count; 0: any
+	dedup      bool  // dedup goes by a field
+	maxDedup   int64 // its largest value since the partition was taken, if hasDedup
+	hasDedup   bool
 	ends       *ends
 	idleFrom   time.Time // when the last record was taken; before the first one, what the fence said, or the start
 	lanes      []said
@@ -43,13 +48,21 @@ func (b *pulse) record(now time.Time) {
 	}
 }
 
-// saw takes note of an event's time. One that is too far ahead says nothing of how far time has come: the join refuses its row, by
-// the arrival of its batch, which is no earlier than what is known here.
-func (p *partition) saw(ms int64) {
-	if p.pulse == nil || p.pulse.maxFuture > 0 && ms > p.lastArrival+p.pulse.maxFuture {
+// saw takes note of an event's times. For the join, one that is too far ahead says nothing of how far time has come: it refuses its row, by
+// the arrival of its batch, which is no earlier than what is known here. For dedup no time is further than the arrival.
+func (p *partition) saw(row rows.Row) {
+	b := p.pulse
+	if b == nil {
 		return
 	}
-	p.pos.saw(ms)
+	if b.join && (b.maxFuture == 0 || row.EventMS <= p.lastArrival+b.maxFuture) {
+		p.pos.saw(row.EventMS)
+	}
+	if b.dedup && !row.NoTime {
+		if ms := min(row.TimeMS, p.lastArrival); !b.hasDedup || ms > b.maxDedup {
+			b.maxDedup, b.hasDedup = ms, true
+		}
+	}
 }
 
 // progress is what batches say now. idle tells that there is nothing to read.
@@ -57,7 +70,10 @@ func (p *partition) progress(idle bool) batch.Progress {
 	if p.pulse == nil {
 		return batch.Progress{}
 	}
-	now := batch.Progress{MaxEventMS: p.pos.maxEvent, HasMax: p.pos.hasMax, Partitions: p.pulse.partitions}
+	now := batch.Progress{
+		MaxEventMS: p.pos.maxEvent, HasMax: p.pos.hasMax, Partitions: p.pulse.partitions,
+		TellsDedup: p.pulse.dedup, MaxDedupMS: p.pulse.maxDedup, HasDedup: p.pulse.hasDedup,
+	}
 	if idle {
 		now.IdleSinceMS = p.pulse.idleFrom.UnixMilli()
 	}

@@ -77,8 +77,8 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 // what those stages need (keys, times, Kafka offsets, the selection) is in the clear.
 type EventBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout. A reader refuses a version that it does not know. 1, or 2 in the logs of a
-	// pipeline with a join: only there are the fields from 18 on used.
+	// Version of this layout. A reader refuses a version that it does not know. 1, or 2 where fields from 18 on are used: in the logs of a
+	// pipeline with a join, and in the ingest log where dedup goes by a field of the event (progress alone).
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Schema revision of the pipeline by which `columns` is laid out.
 	SchemaRevision uint64 `protobuf:"varint,2,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
@@ -425,7 +425,11 @@ type Progress struct {
 	// has more to read.
 	IdleSinceMs int64 `protobuf:"varint,2,opt,name=idle_since_ms,json=idleSinceMs,proto3" json:"idle_since_ms,omitempty"`
 	// How many partitions the topic has, as far as the ingestor knows.
-	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	Partitions uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	// Where dedup goes by a field of the event, by which tells_dedup is set: its largest value in the partition up to and with this batch, no later than the
+	// arrival; milliseconds since 1970. Absent before the first event since an ingestor took the partition. Dedup passes neither on.
+	MaxDedupMs    *int64 `protobuf:"varint,4,opt,name=max_dedup_ms,json=maxDedupMs,proto3,oneof" json:"max_dedup_ms,omitempty"`
+	TellsDedup    bool   `protobuf:"varint,5,opt,name=tells_dedup,json=tellsDedup,proto3" json:"tells_dedup,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +483,20 @@ func (x *Progress) GetPartitions() uint32 {
 		return x.Partitions
 	}
 	return 0
+}
+
+func (x *Progress) GetMaxDedupMs() int64 {
+	if x != nil && x.MaxDedupMs != nil {
+		return *x.MaxDedupMs
+	}
+	return 0
+}
+
+func (x *Progress) GetTellsDedup() bool {
+	if x != nil {
+		return x.TellsDedup
+	}
+	return false
 }
 
 // KafkaRange is a range of offsets of one partition of one incarnation of a topic.
@@ -1852,10 +1870,10 @@ func (x *Healing) GetMs() int64 {
 	return 0
 }
 
-// DedupState is the state of dedup in a pipeline with a join that is not in segments (Manifest.core).
+// DedupState is the state of dedup that is not in segments (Manifest.core): all of it in a pipeline with a join, else what the manifest has no field for.
 type DedupState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By source.
+	// By source; "" without a join.
 	Sets          map[string]*DedupSet `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1907,7 +1925,9 @@ type DedupSet struct {
 	ArrivalMs map[string]int64 `protobuf:"bytes,4,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Of a source that is taken apart: when each of its partitions was last told to all lanes, by writer of the upstream log. Absent: with each batch, as earlier
 	// versions did.
-	Telling       *Telling `protobuf:"bytes,5,opt,name=telling,proto3" json:"telling,omitempty"`
+	Telling *Telling `protobuf:"bytes,5,opt,name=telling,proto3" json:"telling,omitempty"`
+	// Where time is a field of the event. Absent: what is forgotten goes by the rows that have come, as in earlier versions.
+	Progress      *DedupProgress `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1977,6 +1997,77 @@ func (x *DedupSet) GetTelling() *Telling {
 	return nil
 }
 
+func (x *DedupSet) GetProgress() *DedupProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// DedupProgress says how far the partitions have come, by which keys are forgotten.
+type DedupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the partitions; its layout is package watermark's.
+	State []byte `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Writers of the upstream log whose last batch said how far their partition has come. Those of earlier versions do not.
+	Told []string `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty"`
+	// How long the last word of an idle partition is good for, milliseconds.
+	ConfirmMs     int64 `protobuf:"varint,3,opt,name=confirm_ms,json=confirmMs,proto3" json:"confirm_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DedupProgress) Reset() {
+	*x = DedupProgress{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DedupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DedupProgress) ProtoMessage() {}
+
+func (x *DedupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DedupProgress.ProtoReflect.Descriptor instead.
+func (*DedupProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DedupProgress) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *DedupProgress) GetTold() []string {
+	if x != nil {
+		return x.Told
+	}
+	return nil
+}
+
+func (x *DedupProgress) GetConfirmMs() int64 {
+	if x != nil {
+		return x.ConfirmMs
+	}
+	return 0
+}
+
 type Telling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How often that is, milliseconds.
@@ -1988,7 +2079,7 @@ type Telling struct {
 
 func (x *Telling) Reset() {
 	*x = Telling{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2091,7 @@ func (x *Telling) String() string {
 func (*Telling) ProtoMessage() {}
 
 func (x *Telling) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2104,7 @@ func (x *Telling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telling.ProtoReflect.Descriptor instead.
 func (*Telling) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Telling) GetEveryMs() int64 {
@@ -2041,7 +2132,7 @@ type Told struct {
 
 func (x *Told) Reset() {
 	*x = Told{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2144,7 @@ func (x *Told) String() string {
 func (*Told) ProtoMessage() {}
 
 func (x *Told) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2157,7 @@ func (x *Told) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Told.ProtoReflect.Descriptor instead.
 func (*Told) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Told) GetArrivalMs() int64 {
@@ -2096,7 +2187,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2199,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2212,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -2157,7 +2248,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2260,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2273,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -2215,7 +2306,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2318,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2331,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Segment) GetKey() string {
@@ -2328,7 +2419,7 @@ type SinkPosition struct {
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2431,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2444,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -2506,7 +2597,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2518,7 +2609,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2531,7 +2622,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -2571,7 +2662,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2674,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2687,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -2661,7 +2752,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2764,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2777,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2794,7 +2885,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2897,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2910,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -2927,7 +3018,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3030,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3043,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -3095,15 +3186,20 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01B\x0f\n" +
 	"\r_watermark_msB\f\n" +
 	"\n" +
-	"_before_ms\"\x86\x01\n" +
+	"_before_ms\"\xdf\x01\n" +
 	"\bProgress\x12%\n" +
 	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12\"\n" +
 	"\ridle_since_ms\x18\x02 \x01(\x03R\vidleSinceMs\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
-	"partitionsB\x0f\n" +
-	"\r_max_event_ms\"\xd8\x01\n" +
+	"partitions\x12%\n" +
+	"\fmax_dedup_ms\x18\x04 \x01(\x03H\x01R\n" +
+	"maxDedupMs\x88\x01\x01\x12\x1f\n" +
+	"\vtells_dedup\x18\x05 \x01(\bR\n" +
+	"tellsDedupB\x0f\n" +
+	"\r_max_event_msB\x0f\n" +
+	"\r_max_dedup_ms\"\xd8\x01\n" +
 	"\n" +
 	"KafkaRange\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
@@ -3270,7 +3366,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x04sets\x18\x01 \x03(\v2%.sluice.event.v1.DedupState.SetsEntryR\x04sets\x1aR\n" +
 	"\tSetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\x89\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\xc5\x03\n" +
 	"\bDedupSet\x12\x1d\n" +
 	"\n" +
 	"horizon_ms\x18\x01 \x01(\x03R\thorizonMs\x12\x1b\n" +
@@ -3278,13 +3374,19 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmax_time_ms\x18\x03 \x03(\v2(.sluice.event.v1.DedupSet.MaxTimeMsEntryR\tmaxTimeMs\x12G\n" +
 	"\n" +
 	"arrival_ms\x18\x04 \x03(\v2(.sluice.event.v1.DedupSet.ArrivalMsEntryR\tarrivalMs\x122\n" +
-	"\atelling\x18\x05 \x01(\v2\x18.sluice.event.v1.TellingR\atelling\x1a<\n" +
+	"\atelling\x18\x05 \x01(\v2\x18.sluice.event.v1.TellingR\atelling\x12:\n" +
+	"\bprogress\x18\x06 \x01(\v2\x1e.sluice.event.v1.DedupProgressR\bprogress\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"X\n" +
+	"\rDedupProgress\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\fR\x05state\x12\x12\n" +
+	"\x04told\x18\x02 \x03(\tR\x04told\x12\x1d\n" +
+	"\n" +
+	"confirm_ms\x18\x03 \x01(\x03R\tconfirmMs\"\xac\x01\n" +
 	"\aTelling\x12\x19\n" +
 	"\bevery_ms\x18\x01 \x01(\x03R\aeveryMs\x126\n" +
 	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x1aN\n" +
@@ -3432,7 +3534,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3453,94 +3555,96 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Healing)(nil),         // 16: sluice.event.v1.Healing
 	(*DedupState)(nil),      // 17: sluice.event.v1.DedupState
 	(*DedupSet)(nil),        // 18: sluice.event.v1.DedupSet
-	(*Telling)(nil),         // 19: sluice.event.v1.Telling
-	(*Told)(nil),            // 20: sluice.event.v1.Told
-	(*Taken)(nil),           // 21: sluice.event.v1.Taken
-	(*Mark)(nil),            // 22: sluice.event.v1.Mark
-	(*Segment)(nil),         // 23: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 24: sluice.event.v1.SinkPosition
-	(*Ledger)(nil),          // 25: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 26: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 27: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 28: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 29: sluice.event.v1.BatchReceipt
-	nil,                     // 30: sluice.event.v1.JoinPast.TakenEntry
-	nil,                     // 31: sluice.event.v1.JoinPast.OwnEntry
-	nil,                     // 32: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 33: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 34: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 35: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 36: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 37: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 38: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 39: sluice.event.v1.Telling.ToldEntry
-	nil,                     // 40: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 41: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 42: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 43: sluice.event.v1.SinkPosition.JoinedEntry
-	nil,                     // 44: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 45: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 46: sluice.event.v1.PendingBlock.PositionsEntry
+	(*DedupProgress)(nil),   // 19: sluice.event.v1.DedupProgress
+	(*Telling)(nil),         // 20: sluice.event.v1.Telling
+	(*Told)(nil),            // 21: sluice.event.v1.Told
+	(*Taken)(nil),           // 22: sluice.event.v1.Taken
+	(*Mark)(nil),            // 23: sluice.event.v1.Mark
+	(*Segment)(nil),         // 24: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 25: sluice.event.v1.SinkPosition
+	(*Ledger)(nil),          // 26: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 27: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 28: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 29: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 30: sluice.event.v1.BatchReceipt
+	nil,                     // 31: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 32: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 33: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 34: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 35: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 36: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 37: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 38: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 39: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 40: sluice.event.v1.Telling.ToldEntry
+	nil,                     // 41: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 42: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 43: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 44: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 45: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 46: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 47: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
 	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
 	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	30, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
-	31, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	31, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	32, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
 	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	22, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
+	23, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
 	12, // 10: sluice.event.v1.RefusedRows.rows:type_name -> sluice.event.v1.RefusedRow
-	23, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	24, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	5,  // 12: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	32, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	33, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	34, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	22, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	33, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	34, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	35, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	23, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
 	16, // 17: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
-	22, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	23, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
 	15, // 19: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	35, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	36, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
 	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
 	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
-	22, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
-	22, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	36, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	37, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	38, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	19, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
-	39, // 29: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
-	27, // 30: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	5,  // 31: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	40, // 32: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	22, // 33: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	25, // 34: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	16, // 35: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	41, // 36: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	10, // 37: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
-	42, // 38: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	43, // 39: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
-	44, // 40: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	45, // 41: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	46, // 42: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	29, // 43: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	21, // 44: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 45: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 46: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 47: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	20, // 48: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
-	21, // 49: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 50: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
-	26, // 51: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	21, // 52: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	23, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
+	23, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	37, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	38, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	39, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	20, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
+	19, // 29: sluice.event.v1.DedupSet.progress:type_name -> sluice.event.v1.DedupProgress
+	40, // 30: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
+	28, // 31: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 32: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	41, // 33: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	23, // 34: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	26, // 35: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	16, // 36: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	42, // 37: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	10, // 38: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
+	43, // 39: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	44, // 40: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	45, // 41: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	46, // 42: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	47, // 43: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	30, // 44: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	22, // 45: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 46: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 47: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 48: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	21, // 49: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
+	22, // 50: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 51: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	27, // 52: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	22, // 53: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3557,7 +3661,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,85 @@
+package ingestor
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	controlv1 "sluice/gen/sluice/control/v1"
+	"sluice/libs/batch"
+	"sluice/libs/fencedlog"
+	"sluice/libs/spec"
+)
+
+// Where dedup goes by a field of the event, each lane hears how far each partition has come by that field, and that there is nothing to read.
+func TestProgressForDedup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	_, err := w.admin.CreateTopic(w.ctx, 2, 1, nil, "logins")
+	require.NoError(t, err)
+	p, err := spec.Parse("test", fmt.Appendf(nil, "id: timed\nsource: {kafka: {brokers: [%q], topic: logins}}\ndedup: {key: [id], window: 1s, time: at}\n"+
+		"sink: {clickhouse: {addr: [localhost:9000], table: logins}}\nbatch: {max_delay: 20ms}\n", w.kafka))
+	require.NoError(t, err)
+	w.rec = &controlv1.PipelineRecord{
+		Spec: spec.WithDefaults(p), Uid: "u2", Desired: controlv1.DesiredState_RUNNING, Generation: 1,
+		Schemas: []*controlv1.Schema{{Revision: 1, Columns: []*controlv1.SchemaColumn{{Name: "id", Type: "UInt64", From: "id"}}}},
+	}
+	log := fencedlog.Log{Pipeline: "timed", Stage: fencedlog.Ingest}
+	for _, stage := range []string{fencedlog.Ingest, fencedlog.DeadLetters} {
+		require.NoError(t, fencedlog.Ensure(w.ctx, w.js, fencedlog.Log{Pipeline: "timed", Stage: stage}, fencedlog.Limits{}))
+	}
+	_, err = w.registry.Create(w.ctx, w.rec)
+	require.NoError(t, err)
+
+	type at struct {
+		lane      int
+		partition int32
+	}
+	last := func() map[at]batch.View {
+		out := map[at]batch.View{}
+		for lane := range int(w.rec.GetSpec().GetLanes()) {
+			w.read(log, lane, func(msg fencedlog.Message) {
+				var v batch.View
+				require.NoError(t, v.Parse(slices.Clone(msg.Data)))
+				require.Equal(t, 2, v.Progress.Partitions)
+				require.True(t, v.Progress.TellsDedup)
+				require.False(t, v.Progress.HasMax)
+				out[at{lane, v.Partition}] = v
+			})
+		}
+		return out
+	}
+	told := func(partition int32, maxMS int64, idle bool) func() bool {
+		return func() bool {
+			all := last()
+			for lane := range int(w.rec.GetSpec().GetLanes()) {
+				p := all[at{lane, partition}].Progress
+				if p.HasDedup != (maxMS > 0) || p.MaxDedupMS != maxMS || p.IdleSinceMS > 0 != idle {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	const ms = 1_769_853_600_000
+	began := time.Now().UnixMilli()
+	a := w.start("a")
+	w.send("logins", 0, `{"id":1,"at":"2026-01-31T10:00:00Z"}`, `{"id":2,"at":"2026-01-31T09:00:00Z"}`)
+	require.Eventually(t, told(0, ms, true), 2*time.Minute, 50*time.Millisecond)
+	require.Eventually(t, told(1, 0, true), 2*time.Minute, 50*time.Millisecond)
+	require.GreaterOrEqual(t, last()[at{0, 1}].Progress.IdleSinceMS, began)
+	// A time in the future moves nothing beyond the arrival.
+	w.send("logins", 1, `{"id":3,"at":"2100-01-31T10:00:00Z"}`)
+	require.Eventually(t, func() bool {
+		p := last()[at{0, 1}].Progress
+		return p.HasDedup && p.MaxDedupMS >= began && p.MaxDedupMS <= time.Now().UnixMilli()
+	}, 2*time.Minute, 50*time.Millisecond)
+	a.quit(t)
+	// The next one says nothing of event time before it has read an event, but since when there is nothing to read.
+	w.start("b")
+	require.Eventually(t, told(0, 0, true), 2*time.Minute, 50*time.Millisecond)
+	require.Less(t, last()[at{0, 0}].Progress.IdleSinceMS, time.Now().UnixMilli()-500)
+}
