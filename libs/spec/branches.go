@@ -152,8 +152,18 @@ func Confirm(p *controlv1.Pipeline) time.Duration {
 	return max(late, confirmations*seldomHeartbeat(p))
 }
 
-// IdleHeartbeat is how long a lane may go without hearing that an idle partition still is.
-func IdleHeartbeat(p *controlv1.Pipeline) time.Duration { return Confirm(p) / confirmations }
+// idleShare is how many times as long as Heartbeat an idle partition may be silent.
+const idleShare = 3
+
+// IdleHeartbeat is how long a lane may go without hearing that an idle partition still is. In a join, rows wait for it: the partition holds the
+// watermark where it was heard to be.
+func IdleHeartbeat(p *controlv1.Pipeline) time.Duration {
+	rest := Confirm(p) / confirmations
+	if p.GetJoin() != nil {
+		rest = min(rest, idleShare*Heartbeat(p))
+	}
+	return rest
+}
 
 // Idle is how long a partition without new events holds the watermark back.
 func Idle(p *controlv1.Pipeline) time.Duration {

@@ -257,19 +257,20 @@ func TestTimesOfJoin(t *testing.T) {
 	p := spec.WithDefaults(parse(t, join))
 	for _, c := range []struct {
 		kind                           controlv1.Join_Kind
-		window, grace, heartbeat, idle time.Duration
+		window, grace, heartbeat, rest, idle time.Duration
 	}{
-		{controlv1.Join_INTERVAL, time.Hour, 10 * time.Second, time.Second, 30 * time.Second},
-		{controlv1.Join_INTERVAL, 2 * time.Second, time.Second, 300 * time.Millisecond, 3 * time.Second},
-		{controlv1.Join_INTERVAL, time.Millisecond, 0, 100 * time.Millisecond, time.Millisecond},
-		{controlv1.Join_LOOKUP, time.Hour, 0, 100 * time.Millisecond, 30 * time.Second},
-		{controlv1.Join_LOOKUP, 0, 10 * time.Second, time.Second, 30 * time.Second},
+		{controlv1.Join_INTERVAL, time.Hour, 12 * time.Second, time.Second, 3 * time.Second, 30 * time.Second},
+		{controlv1.Join_INTERVAL, 2 * time.Second, time.Second, 300 * time.Millisecond, 900 * time.Millisecond, 3 * time.Second},
+		{controlv1.Join_INTERVAL, time.Millisecond, 0, 100 * time.Millisecond, 300 * time.Millisecond, time.Millisecond},
+		{controlv1.Join_LOOKUP, time.Hour, 0, 100 * time.Millisecond, 300 * time.Millisecond, 30 * time.Second},
+		{controlv1.Join_LOOKUP, 0, 12 * time.Second, time.Second, 3 * time.Second, 30 * time.Second},
 	} {
 		p.Join.Kind, p.Join.Grace, p.Join.Window = c.kind, durationpb.New(c.grace), nil
 		if c.window > 0 {
 			p.Join.Window = durationpb.New(c.window)
 		}
 		require.Equal(t, c.heartbeat, spec.Heartbeat(p), "%+v", c)
+		require.Equal(t, c.rest, spec.IdleHeartbeat(p), "%+v", c)
 		require.Equal(t, c.idle, spec.Idle(p), "%+v", c)
 	}
 	// The orders' dedup key is not their join key: each of many lanes says it to all.

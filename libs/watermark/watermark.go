@@ -2,8 +2,9 @@
 // for rows that are late.
 //
 // Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
-// one that has had no event, holds it back; one that has been idle for long enough does not, for as long as it is heard to be. Until then a silent partition's time goes on
-// with the clock only if its events come about when they happen: of events of long ago, or from a clock of their own, a pause says nothing of how far time has come.
+// one that has had no event, holds it back. A silent partition's time goes on with the clock if its events come about when they happen, and it holds the watermark there:
+// what comes next is no further out of order than grace. Of events of long ago, or from a clock of their own, a pause says nothing of how far time has come:
+// such a partition, and one without events, holds it where it is until it has been idle for long enough, and then not for as long as it is heard to be.
 //
 // Not guaranteed: that no row comes behind it. That is what grace is for, and the dead letters.
 package watermark
@@ -27,6 +28,8 @@ type Config struct {
 	// ConfirmMS is how old the last word of a partition that is idle may be, against what has been heard of the others, for it not to hold the watermark
 	// back: an outage must not let the others pass what came to it meanwhile. 0: however old.
 	ConfirmMS int64
+	// LiveHolds: an idle partition whose time goes on with the clock holds the watermark at that time, however fresh its last word is.
+	LiveHolds bool
 	// Still: time does not go on with the clock where nothing comes, but only with events. How far it has come then depends on them alone.
 	Still bool
 	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
@@ -189,7 +192,7 @@ func (t *Tracker) stand(name string, latest int64) stand {
 		switch {
 		case len(writers) < t.config.Writers[name]:
 			out.held, out.holds = None, true
-		case idle && !stale:
+		case idle && !stale && !(t.config.LiveHolds && p.live):
 		case !p.has, idle && !p.live:
 			out.held, out.holds = None, true
 		default:

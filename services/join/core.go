@@ -280,7 +280,7 @@ func (c *core) Report(s *stagev1.UnitStatus) {
 func (c *core) Close() error { return c.rows.Close() }
 
 // stateVersion is the version of the core's own part of the manifest.
-const stateVersion = 3
+const stateVersion = 4
 
 func (c *core) appendState(dst []byte) []byte {
 	dst = c.appendSettings(binary.AppendUvarint(dst, stateVersion))

@@ -18,6 +18,8 @@ type settings struct {
 	window, wait, grace, idle, maxFuture int64
 	// confirm follows from grace and lanes: 0 in states of before there was such a thing.
 	confirm int64
+	// holds is 1 where an idle partition whose time goes on with the clock holds the watermark at that time: 0 in states of before.
+	holds int64
 }
 
 func settingsOf(p *controlv1.Pipeline) settings {
@@ -25,7 +27,7 @@ func settingsOf(p *controlv1.Pipeline) settings {
 	s := settings{
 		window: join.GetWindow().AsDuration().Milliseconds(), wait: join.GetWait().AsDuration().Milliseconds(),
 		grace: join.GetGrace().AsDuration().Milliseconds(), idle: spec.Idle(p).Milliseconds(), maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
-		confirm: spec.Confirm(p).Milliseconds(),
+		confirm: spec.Confirm(p).Milliseconds(), holds: 1,
 	}
 	if join.GetWindow() == nil {
 		s.window = match.Forever
@@ -43,7 +45,7 @@ func (s settings) semantics(join *controlv1.Join) match.Config {
 
 // times is the watermark's part of them.
 func (s settings) times(writers map[string]int) watermark.Config {
-	return watermark.Config{GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, ConfirmMS: s.confirm, Writers: writers}
+	return watermark.Config{GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, ConfirmMS: s.confirm, LiveHolds: s.holds > 0, Writers: writers}
 }
 
 // bornMS is the width of a bucket of log time: what a segment of the checkpoint is kept for beyond what its rows need.
@@ -95,7 +97,7 @@ func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 func (c *core) appendSettings(dst []byte) []byte {
 	s := &c.settings
-	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture, s.confirm} {
+	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture, s.confirm, s.holds} {
 		dst = binary.AppendVarint(dst, n)
 	}
 	return dst
@@ -104,9 +106,12 @@ func (c *core) appendSettings(dst []byte) []byte {
 // restoreSettings goes back to those that a checkpoint of a version was made under, and returns what follows them.
 func (c *core) restoreSettings(version uint64, src []byte) ([]byte, error) {
 	var s settings
-	all := []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture, &s.confirm}
-	if version < 3 {
+	all := []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture, &s.confirm, &s.holds}
+	switch {
+	case version < 3:
 		all = all[:6]
+	case version == 3:
+		all = all[:7]
 	}
 	for _, n := range all {
 		v, size := binary.Varint(src)
