@@ -93,14 +93,16 @@ func (p *partition) beat(now time.Time) time.Duration {
 	}
 	next := idleTick
 	var asked time.Time
-	idle := false
+	idle, more := false, false
 	if silent >= b.interval {
-		asked, idle = b.ends.nothingAfter(p.number, p.pos.next)
+		asked, idle, more = b.ends.after(p.number, p.pos.next)
 		idle = idle && asked.After(b.idleFrom) && asked.UnixMilli() >= p.lastArrival
 	}
 	for i, l := range p.lanes {
 		last := b.lanes[i]
-		if wait := pace - now.Sub(last.at); wait > 0 {
+		// What it was heard to be it is no more: there is a record, be it of a transaction that is open for long.
+		woke := more && last.progress.IdleSinceMS > 0 && asked.After(last.at)
+		if wait := pace - now.Sub(last.at); wait > 0 && !woke {
 			next = min(next, wait)
 			continue
 		}
@@ -108,6 +110,8 @@ func (p *partition) beat(now time.Time) time.Duration {
 			continue // rows are about to say it, or on their way
 		}
 		switch fresh := asked.After(last.at); {
+		case woke:
+			p.tell(l, now, p.envelope(false))
 		case silent >= b.interval && (!idle || !fresh):
 			b.ends.ask()
 			next = min(next, b.interval/4)

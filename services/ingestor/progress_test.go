@@ -3,10 +3,12 @@ package ingestor
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
@@ -82,4 +84,36 @@ func TestProgressForDedup(t *testing.T) {
 	w.start("b")
 	require.Eventually(t, told(0, 0, true), 2*time.Minute, 50*time.Millisecond)
 	require.Less(t, last()[at{0, 0}].Progress.IdleSinceMS, time.Now().UnixMilli()-500)
+}
+
+// A record of a transaction that is open cannot be read yet: its partition is not idle, and says so as soon as Kafka does. Once the transaction is over, it is
+// again since its last record.
+func TestOpenTransactionIsNotIdleness(t *testing.T) {
+	t.Parallel()
+	w := newJoinWorld(t, twoTopics, strings.Replace(shortJoin, "idle: 200ms", "idle: 1h", 1), map[string]int32{"orders": 1, "users": 1})
+	w.start("a")
+	w.send("orders", 0, `{"user_id":1,"amount":1,"at":"2026-01-31T10:00:00Z"}`)
+	idle := func(want bool) func() bool {
+		return func() bool {
+			last := lastOf(w.batches()["orders-0"])
+			for lane := range 4 {
+				if (last[lane].Progress.IdleSinceMS > 0) != want {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	require.Eventually(t, idle(true), 2*time.Minute, 20*time.Millisecond)
+	tx, err := kgo.NewClient(kgo.SeedBrokers(w.kafka), kgo.TransactionalID("open"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(t, err)
+	defer tx.Close()
+	require.NoError(t, tx.BeginTransaction())
+	require.NoError(t, tx.ProduceSync(w.ctx, &kgo.Record{Topic: "orders", Value: []byte(`{"user_id":2,"amount":1,"at":"2026-01-31T10:00:01Z"}`)}).FirstErr())
+	require.Eventually(t, idle(false), 30*time.Second, 20*time.Millisecond)
+	during(time.Second, func() { require.True(t, idle(false)()) })
+	require.NoError(t, tx.EndTransaction(w.ctx, kgo.TryAbort))
+	require.Eventually(t, idle(true), 2*time.Minute, 20*time.Millisecond)
+	const at = 1_769_853_600_000
+	require.EqualValues(t, at, lastOf(w.batches()["orders-0"])[0].Progress.MaxEventMS)
 }
