@@ -108,10 +108,35 @@ const (
 	maxHeartbeat = time.Second
 )
 
-// Heartbeat is how long a lane may go without hearing that the event time of a partition has moved. It is a tenth of what a row
+// What all heartbeats of a pipeline may be in the log where they are most, in messages a second: of partitions that are idle, and of those that are read but have no
+// rows for some lanes. A stage reads, appends or passes on each of them, for no row.
+const (
+	idleMessages = 100
+	busyMessages = 1000
+)
+
+// share is how long it takes, at so many messages a second, until one partition of the branch has told all lanes, with what the branch may take of them. Where
+// batches are taken apart, each lane of dedup passes on to each lane of the join what it hears.
+func share(p *controlv1.Pipeline, b Branch, messages time.Duration) time.Duration {
+	round := time.Duration(p.GetLanes())
+	if b.Relane {
+		round *= round
+	}
+	return round * time.Duration(len(Branches(p))) * time.Second / messages
+}
+
+// HeartbeatEach is the least that Heartbeat is for each partition of the branch's topic.
+func HeartbeatEach(p *controlv1.Pipeline, b Branch) time.Duration { return share(p, b, busyMessages) }
+
+// Heartbeat is how long a lane may go without hearing that the event time of a partition has moved, of a topic of so many.
+func Heartbeat(p *controlv1.Pipeline, b Branch, partitions int) time.Duration {
+	return max(heartbeat(p), time.Duration(partitions)*HeartbeatEach(p, b))
+}
+
+// heartbeat is Heartbeat where there are few messages. It is a tenth of what a row
 // waits in any case, so that it adds little to that; where no row waits, as in dedup, it is long. Where batches are taken apart, each lane of dedup passes on
 // to each lane of the join what it hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
-func Heartbeat(p *controlv1.Pipeline) time.Duration {
+func heartbeat(p *controlv1.Pipeline) time.Duration {
 	join := p.GetJoin()
 	if join == nil {
 		return maxHeartbeat
@@ -123,7 +148,7 @@ func Heartbeat(p *controlv1.Pipeline) time.Duration {
 	return min(max(waits/10, minHeartbeat), seldomHeartbeat(p))
 }
 
-// seldomHeartbeat is what Heartbeat is at most.
+// seldomHeartbeat is what heartbeat is at most.
 func seldomHeartbeat(p *controlv1.Pipeline) time.Duration {
 	most := maxHeartbeat
 	for _, b := range Branches(p) {
@@ -152,17 +177,23 @@ func Confirm(p *controlv1.Pipeline) time.Duration {
 	return max(late, confirmations*seldomHeartbeat(p))
 }
 
+// ConfirmEach is the least that it is for each partition of the branch's topic.
+func ConfirmEach(p *controlv1.Pipeline, b Branch) time.Duration {
+	return confirmations * share(p, b, idleMessages)
+}
+
 // idleShare is how many times as long as Heartbeat an idle partition may be silent.
 const idleShare = 3
 
-// IdleHeartbeat is how long a lane may go without hearing that an idle partition still is. In a join, rows wait for it: the partition holds the
-// watermark where it was heard to be.
-func IdleHeartbeat(p *controlv1.Pipeline) time.Duration {
-	rest := Confirm(p) / confirmations
+// IdleHeartbeat is how long a lane may go at least, and at most, without hearing that an idle partition still is, of a topic of so many. In a join, rows wait
+// for it: the partition holds the watermark where it was heard to be.
+func IdleHeartbeat(p *controlv1.Pipeline, b Branch, partitions int) (least, most time.Duration) {
+	most = Confirm(p) / confirmations
 	if p.GetJoin() != nil {
-		rest = min(rest, idleShare*Heartbeat(p))
+		most = min(most, idleShare*heartbeat(p))
 	}
-	return rest
+	least = max(Heartbeat(p, b, partitions), time.Duration(partitions)*share(p, b, idleMessages))
+	return least, max(least, most)
 }
 
 // Idle is how long a partition without new events holds the watermark back.

@@ -28,6 +28,8 @@ type Config struct {
 	// ConfirmMS is how old the last word of a partition that is idle may be, against what has been heard of the others, for it not to hold the watermark
 	// back: an outage must not let the others pass what came to it meanwhile. 0: however old.
 	ConfirmMS int64
+	// ConfirmEachMS is how much that is at least for each partition of a source: of many, each says it the less often.
+	ConfirmEachMS map[string]int64
 	// LiveHolds: an idle partition whose time goes on with the clock holds the watermark at that time, however fresh its last word is.
 	LiveHolds bool
 	// Still: time does not go on with the clock where nothing comes, but only with events. How far it has come then depends on them alone.
@@ -182,13 +184,17 @@ func (t *Tracker) stand(name string, latest int64) stand {
 	if s.partitions == 0 || len(s.heard) < s.partitions {
 		out.held, out.holds = None, true
 	}
+	confirm := t.config.ConfirmMS
+	if confirm > 0 {
+		confirm = max(confirm, int64(s.partitions)*t.config.ConfirmEachMS[name])
+	}
 	for _, writers := range s.heard {
 		p := t.partition(writers)
 		if p.has {
 			out.largest = max(out.largest, p.time)
 		}
 		idle := p.idleMS >= t.config.IdleMS
-		stale := t.config.ConfirmMS > 0 && latest > add(p.heardMS, t.config.ConfirmMS)
+		stale := confirm > 0 && latest > add(p.heardMS, confirm)
 		switch {
 		case len(writers) < t.config.Writers[name]:
 			out.held, out.holds = None, true

@@ -3,7 +3,6 @@ package dedup
 import (
 	"fmt"
 	"log/slog"
-	"time"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -31,12 +30,13 @@ type core struct {
 // branch is the way of one source through the stage.
 type branch struct {
 	config  window.Config
-	confirm time.Duration // that is asked for where the set goes by how far partitions have come; see window.Set.Follow
-	set     *window.Set   // nil: every row passes
-	adopted bool          // a checkpoint says under which window the outputs are decided
-	relane  bool          // its rows are for the lanes of their join keys
-	telling telling       // where relane
-	everyMS int64         // that is asked for
+	confirm window.Confirm // that is asked for where the set goes by how far partitions have come
+	set     *window.Set    // nil: every row passes
+	adopted bool           // a checkpoint says under which window the outputs are decided
+	relane  bool           // its rows are for the lanes of their join keys
+	telling telling        // where relane
+	everyMS int64          // that is asked for
+	eachMS  int64          // that is asked for
 }
 
 func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *slog.Logger) (*core, error) {
@@ -48,10 +48,11 @@ func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *
 	for _, b := range spec.Branches(p) {
 		out := &branch{relane: b.Relane, telling: telling{told: map[string]told{}}}
 		if b.Relane {
-			out.everyMS = spec.Heartbeat(p).Milliseconds()
+			out.everyMS, out.eachMS = spec.Heartbeat(p, b, 0).Milliseconds(), spec.HeartbeatEach(p, b).Milliseconds()
 		}
 		if b.Dedup != nil {
-			out.config, out.confirm = configOf(b.Dedup), spec.Confirm(p).Truncate(time.Millisecond)
+			out.config = configOf(b.Dedup)
+			out.confirm = window.Confirm{MS: spec.Confirm(p).Milliseconds(), EachMS: spec.ConfirmEach(p, b).Milliseconds()}
 			var err error
 			if out.set, err = window.New(out.config); err != nil {
 				return nil, err
@@ -160,8 +161,8 @@ func (b *branch) tells(v *batch.View) bool {
 // Adopt changes over to the windows that are asked for now, to going by how far partitions have come, and to how often lanes are told.
 func (c *core) Adopt() (changed bool, err error) {
 	for _, b := range c.branches {
-		if b.telling.everyMS != b.everyMS {
-			b.telling.everyMS, changed = b.everyMS, true
+		if b.telling.everyMS != b.everyMS || b.telling.eachMS != b.eachMS {
+			b.telling.everyMS, b.telling.eachMS, changed = b.everyMS, b.eachMS, true
 		}
 		if b.set == nil {
 			continue

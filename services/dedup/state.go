@@ -163,7 +163,7 @@ func (c *core) savedSets(m *eventv1.Manifest) (map[string]*eventv1.DedupSet, err
 func (b *branch) restore(saved *eventv1.DedupSet) error {
 	st := window.State{HorizonMS: saved.GetHorizonMs(), Writers: map[string]window.Writer{}}
 	progress := saved.GetProgress()
-	st.Progress, st.ConfirmMS = progress.GetState(), progress.GetConfirmMs()
+	st.Progress, st.Confirm = progress.GetState(), window.Confirm{MS: progress.GetConfirmMs(), EachMS: progress.GetConfirmEachMs()}
 	for name, maxMS := range saved.GetMaxTimeMs() {
 		st.Writers[name] = window.Writer{MaxMS: maxMS, ArrivalMS: saved.GetArrivalMs()[name], Told: slices.Contains(progress.GetTold(), name)}
 	}
@@ -191,7 +191,7 @@ func (b *branch) saved() *eventv1.DedupSet {
 	}
 	if len(st.Progress) > 0 {
 		slices.Sort(told)
-		out.Progress = &eventv1.DedupProgress{State: st.Progress, Told: told, ConfirmMs: st.ConfirmMS}
+		out.Progress = &eventv1.DedupProgress{State: st.Progress, Told: told, ConfirmMs: st.Confirm.MS, ConfirmEachMs: st.Confirm.EachMS}
 	}
 	out.Telling = b.telling.saved()
 	return out

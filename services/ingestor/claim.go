@@ -163,9 +163,10 @@ func (s *session) pulse(pos position, partitions int) *pulse {
 		return nil
 	}
 	b := &pulse{
-		interval: spec.Heartbeat(s.rec.GetSpec()), rest: spec.IdleHeartbeat(s.rec.GetSpec()), partitions: partitions, ends: s.ends, idleFrom: time.Now(),
+		interval: spec.Heartbeat(s.rec.GetSpec(), s.branch, partitions), partitions: partitions, ends: s.ends, idleFrom: time.Now(),
 		join: join != nil, maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(), dedup: s.branch.Dedup.GetTime() != "",
 	}
+	b.least, b.rest = spec.IdleHeartbeat(s.rec.GetSpec(), s.branch, partitions)
 	// Nothing may have come since the last record was read: that is found out before it is said.
 	if last := time.UnixMilli(pos.lastRecord); pos.lastRecord > 0 && last.Before(b.idleFrom) {
 		b.idleFrom = last

@@ -110,7 +110,7 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, br
 	defer group.Close()
 	var ends *ends
 	if branch.TellsProgress() {
-		ends = newEnds(cluster, source.GetTopic(), spec.Heartbeat(rec.GetSpec())/4, s.log)
+		ends = newEnds(cluster, source.GetTopic(), spec.Heartbeat(rec.GetSpec(), branch, 0)/4, s.log)
 		asking, cancel := context.WithCancel(ctx)
 		drained.Go(func() { ends.run(asking) })
 		defer cancel()

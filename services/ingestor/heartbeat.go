@@ -23,7 +23,8 @@ const (
 // the others pass it only as long as it is heard to be so.
 type pulse struct {
 	interval   time.Duration
-	rest       time.Duration // the longest interval, of a partition that is idle
+	least      time.Duration // the shortest interval of a partition that is idle,
+	rest       time.Duration // and the longest
 	partitions int
 	join       bool
 	maxFuture  int64 // with a join: milliseconds that an event may be ahead of its arrival to count; 0: any
@@ -89,7 +90,7 @@ func (p *partition) beat(now time.Time) time.Duration {
 	silent := now.Sub(b.idleFrom)
 	pace := b.interval
 	if silent >= b.interval {
-		pace = max(pace, min(silent/restShare, b.rest))
+		pace = max(pace, b.least, min(silent/restShare, b.rest))
 	}
 	next := idleTick
 	var asked time.Time

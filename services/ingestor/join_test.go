@@ -169,7 +169,7 @@ func TestProgressReachesEveryLane(t *testing.T) {
 		}
 		return true
 	}, 2*time.Minute, 50*time.Millisecond)
-	confirm := spec.Confirm(w.rec.GetSpec()).Milliseconds()
+	confirm := spec.Confirm(w.rec.GetSpec()).Milliseconds() // that of few partitions is no longer
 	for writer, batches := range w.batches() {
 		before := map[int]batch.View{}
 		for _, b := range batches {

@@ -86,6 +86,28 @@ func TestProgressForDedup(t *testing.T) {
 	require.Less(t, last()[at{0, 0}].Progress.IdleSinceMS, time.Now().UnixMilli()-500)
 }
 
+// However many partitions there are, what they say while nothing comes is bounded.
+func TestIdleTrafficIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newJoinWorld(t, twoTopics, "{left: orders, right: users, on: [{left: user_id, right: id}], kind: LOOKUP, grace: 0s}", map[string]int32{"orders": 16, "users": 16})
+	w.start("a")
+	stream, err := w.js.Stream(w.ctx, fencedlog.Log{Pipeline: "joined", Stage: fencedlog.Ingest}.Stream())
+	require.NoError(t, err)
+	said := func() uint64 {
+		info, err := stream.Info(w.ctx)
+		require.NoError(t, err)
+		return info.State.LastSeq
+	}
+	const all = 2 * 16 * 4
+	require.Eventually(t, func() bool { return said() > 2*32+2*all }, 2*time.Minute, 20*time.Millisecond)
+	began, before := time.Now(), said()
+	time.Sleep(5 * time.Second) // traffic is over time
+	rate := float64(said()-before-32) / time.Since(began).Seconds()
+	t.Logf("%.0f messages a second", rate)
+	require.Less(t, rate, 130.0, "a second") // a round more or less, and the fences
+	require.Greater(t, said()-before, uint64(all), "each goes on saying it")
+}
+
 // A record of a transaction that is open cannot be read yet: its partition is not idle, and says so as soon as Kafka does. Once the transaction is over, it is
 // again since its last record.
 func TestOpenTransactionIsNotIdleness(t *testing.T) {

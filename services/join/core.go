@@ -80,7 +80,7 @@ func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 		c.topics[b.Side], c.times[b.Side] = b.Spec.GetKafka().GetTopic(), b.Time
 	}
 	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: unitMS, Disk: cfg.disk})
-	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(writers))
+	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(c.names, writers))
 	c.adopt(asked)
 	c.out = &parts{core: c, since: batch.NewTaken(), lane: cfg.lane, maxMessage: cfg.maxMessage}
 	return c
@@ -280,7 +280,7 @@ func (c *core) Report(s *stagev1.UnitStatus) {
 func (c *core) Close() error { return c.rows.Close() }
 
 // stateVersion is the version of the core's own part of the manifest.
-const stateVersion = 4
+const stateVersion = 5
 
 func (c *core) appendState(dst []byte) []byte {
 	dst = c.appendSettings(binary.AppendUvarint(dst, stateVersion))

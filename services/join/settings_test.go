@@ -32,10 +32,11 @@ func TestSettingsOfEarlierVersions(t *testing.T) {
 		2: {window: 7000, grace: 1000, idle: 4000, maxFuture: 9000},
 		3: {window: 7000, grace: 1000, idle: 4000, maxFuture: 9000, confirm: 3000},
 		4: {window: 7000, grace: 1000, idle: 4000, maxFuture: 9000, confirm: 3000, holds: 1},
+		5: {window: 7000, grace: 1000, idle: 4000, maxFuture: 9000, confirm: 3000, holds: 1, each: [2]int64{50, 60}},
 	} {
 		core := binary.AppendUvarint(nil, version)
-		all := []int64{unitMS, want.window, want.wait, want.grace, want.idle, want.maxFuture, want.confirm, want.holds}
-		for _, n := range all[:version+4] {
+		all := []int64{unitMS, want.window, want.wait, want.grace, want.idle, want.maxFuture, want.confirm, want.holds, want.each[0], want.each[1]}
+		for _, n := range all[:map[uint64]int{2: 6, 3: 7, 4: 8, 5: 10}[version]] {
 			core = binary.AppendVarint(core, n)
 		}
 		fresh := open()
@@ -43,7 +44,7 @@ func TestSettingsOfEarlierVersions(t *testing.T) {
 		c := open()
 		require.NoError(t, c.Restore(t.Context(), &eventv1.Manifest{Core: core}, func(func(*eventv1.Segment, []byte) error) error { return nil }))
 		require.Equal(t, want, c.settings, "version %d", version)
-		require.Equal(t, want.holds > 0, want.times(nil).LiveHolds)
+		require.Equal(t, want.holds > 0, want.times(c.names, nil).LiveHolds)
 		changed, err := c.Adopt()
 		require.NoError(t, err)
 		require.True(t, changed)
@@ -57,4 +58,5 @@ func TestSettingsOfEarlierVersions(t *testing.T) {
 	}
 	require.NotEqual(t, match.Forever, now.window)
 	require.EqualValues(t, 1, now.holds)
+	require.Equal(t, [2]int64{60, 60}, now.each)
 }

@@ -2011,8 +2011,9 @@ type DedupProgress struct {
 	State []byte `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	// Writers of the upstream log whose last batch said how far their partition has come. Those of earlier versions do not.
 	Told []string `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty"`
-	// How long the last word of an idle partition is good for, milliseconds.
+	// How long the last word of an idle partition is good for, milliseconds; in all, and at least so long for each partition of the topic.
 	ConfirmMs     int64 `protobuf:"varint,3,opt,name=confirm_ms,json=confirmMs,proto3" json:"confirm_ms,omitempty"`
+	ConfirmEachMs int64 `protobuf:"varint,4,opt,name=confirm_each_ms,json=confirmEachMs,proto3" json:"confirm_each_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2068,11 +2069,19 @@ func (x *DedupProgress) GetConfirmMs() int64 {
 	return 0
 }
 
+func (x *DedupProgress) GetConfirmEachMs() int64 {
+	if x != nil {
+		return x.ConfirmEachMs
+	}
+	return 0
+}
+
 type Telling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How often that is, milliseconds.
+	// How often that is, milliseconds; and at least so long for each partition of the topic.
 	EveryMs       int64            `protobuf:"varint,1,opt,name=every_ms,json=everyMs,proto3" json:"every_ms,omitempty"`
 	Told          map[string]*Told `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	EachMs        int64            `protobuf:"varint,3,opt,name=each_ms,json=eachMs,proto3" json:"each_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2119,6 +2128,13 @@ func (x *Telling) GetTold() map[string]*Told {
 		return x.Told
 	}
 	return nil
+}
+
+func (x *Telling) GetEachMs() int64 {
+	if x != nil {
+		return x.EachMs
+	}
+	return 0
 }
 
 // Told is what all lanes have heard of a partition last.
@@ -3381,15 +3397,17 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"X\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x80\x01\n" +
 	"\rDedupProgress\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\fR\x05state\x12\x12\n" +
 	"\x04told\x18\x02 \x03(\tR\x04told\x12\x1d\n" +
 	"\n" +
-	"confirm_ms\x18\x03 \x01(\x03R\tconfirmMs\"\xac\x01\n" +
+	"confirm_ms\x18\x03 \x01(\x03R\tconfirmMs\x12&\n" +
+	"\x0fconfirm_each_ms\x18\x04 \x01(\x03R\rconfirmEachMs\"\xc5\x01\n" +
 	"\aTelling\x12\x19\n" +
 	"\bevery_ms\x18\x01 \x01(\x03R\aeveryMs\x126\n" +
-	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x1aN\n" +
+	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x12\x17\n" +
+	"\aeach_ms\x18\x03 \x01(\x03R\x06eachMs\x1aN\n" +
 	"\tToldEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
 	"\x05value\x18\x02 \x01(\v2\x15.sluice.event.v1.ToldR\x05value:\x028\x01\"E\n" +

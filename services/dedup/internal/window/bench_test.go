@@ -232,7 +232,7 @@ func BenchmarkEventTime(b *testing.B) {
 			set, err := New(Config{Window: window * time.Millisecond, EventTime: true})
 			require.NoError(b, err)
 			if told {
-				set.Follow(time.Minute)
+				set.Follow(Confirm{MS: 60_000})
 			}
 			src := newSource(false)
 			writers := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"}

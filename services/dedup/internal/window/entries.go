@@ -3,7 +3,6 @@ package window
 import (
 	"encoding/binary"
 	"fmt"
-	"time"
 )
 
 // Entries leave and enter the set as bytes, little endian: high word of the fingerprint (8), upper
@@ -75,7 +74,7 @@ func (s *Set) Take() []Chunk {
 // RestoreState sets what decisions depend on besides the entries. It comes before Restore.
 func (s *Set) RestoreState(st State) error {
 	if len(st.Progress) > 0 {
-		s.Follow(time.Duration(st.ConfirmMS) * time.Millisecond)
+		s.Follow(st.Confirm)
 		if _, err := s.partitions.Restore(st.Progress); err != nil {
 			return err
 		}

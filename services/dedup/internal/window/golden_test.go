@@ -125,10 +125,10 @@ func (s *scenario) step(t *testing.T, where string, f []string) {
 		s.set, err = New(s.cfg)
 		require.NoError(t, err, where)
 		if follow {
-			s.set.Follow(confirm)
+			s.set.Follow(Confirm{MS: confirm.Milliseconds()})
 		}
 	case "follow":
-		s.set.Follow(duration(t, where, strings.TrimPrefix(f[1], "confirm=")))
+		s.set.Follow(Confirm{MS: duration(t, where, strings.TrimPrefix(f[1], "confirm=")).Milliseconds()})
 	case "batch":
 		s.writer, s.at, s.begun = f[1], number(t, where, f[2]), true
 		s.told, s.progress = false, watermark.Batch{Writer: f[1], Partition: int32(number(t, where, f[1])), ArrivalMS: s.at}

@@ -207,9 +207,9 @@ func checkHistory(t *rapid.T, latest, eventTime bool) {
 	require.NoError(t, err)
 
 	if eventTime && rapid.Bool().Draw(t, "follow") {
-		const confirm = 10 * time.Second
+		confirm := Confirm{MS: 10_000, EachMS: 4000} // of three partitions: 12 s
 		set.Follow(confirm)
-		m.partitions = watermark.New(watermark.Config{IdleMS: 60_000, ConfirmMS: confirm.Milliseconds(), Still: true, Writers: map[string]int{"": 1}})
+		m.partitions = watermark.New(watermark.Config{IdleMS: 60_000, ConfirmMS: confirm.MS, ConfirmEachMS: map[string]int64{"": confirm.EachMS}, Still: true, Writers: map[string]int{"": 1}})
 	}
 	mostly := rapid.Bool().Draw(t, "mostly told")
 	largest := map[string]int64{}

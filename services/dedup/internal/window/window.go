@@ -95,9 +95,9 @@ type Writer struct {
 type State struct {
 	HorizonMS int64
 	Writers   map[string]Writer
-	// Progress is of the partitions, and ConfirmMS as given to Follow. Empty: nobody follows.
-	Progress  []byte
-	ConfirmMS int64
+	// Progress is of the partitions, and Confirm as given to Follow. Empty: nobody follows.
+	Progress []byte
+	Confirm  Confirm
 }
 
 // Set is the windowed set of one lane. It is not safe for concurrent use.
@@ -113,7 +113,7 @@ type Set struct {
 	writers map[string]Writer
 	// partitions is how far they have come; nil: the rows tell.
 	partitions *watermark.Tracker
-	confirmMS  int64
+	confirm    Confirm
 
 	tables  [tableCount]table
 	entries int
@@ -152,12 +152,17 @@ func (s *Set) SetWindow(w time.Duration) error {
 	return nil
 }
 
-// Follow lets the horizon of event times go by how far writers say that their partitions have come, from the next batch on. confirm is how long it is
-// believed that a partition has nothing to read; 0: for ever.
-func (s *Set) Follow(confirm time.Duration) {
-	s.confirmMS = confirm.Milliseconds()
+// Confirm is how long it is believed that a partition has nothing to read, in milliseconds; 0: for ever.
+type Confirm struct {
+	MS     int64
+	EachMS int64 // at least so long for each partition of the topic
+}
+
+// Follow lets the horizon of event times go by how far writers say that their partitions have come, from the next batch on.
+func (s *Set) Follow(confirm Confirm) {
+	s.confirm = confirm
 	config := watermark.Config{
-		IdleMS: IdleAfter.Milliseconds(), ConfirmMS: s.confirmMS, Writers: map[string]int{"": 1},
+		IdleMS: IdleAfter.Milliseconds(), ConfirmMS: confirm.MS, ConfirmEachMS: map[string]int64{"": confirm.EachMS}, Writers: map[string]int{"": 1},
 		// An event that is read late is no older: with the clock, what a topic of long ago gets in a pause would be late.
 		Still: true,
 	}
@@ -169,9 +174,7 @@ func (s *Set) Follow(confirm time.Duration) {
 }
 
 // Follows tells whether it does, and what Follow was given.
-func (s *Set) Follows() (confirm time.Duration, ok bool) {
-	return time.Duration(s.confirmMS) * time.Millisecond, s.partitions != nil
-}
+func (s *Set) Follows() (confirm Confirm, ok bool) { return s.confirm, s.partitions != nil }
 
 // Window returns the window in force.
 func (s *Set) Window() time.Duration { return time.Duration(s.windowMS) * time.Millisecond }
@@ -198,7 +201,7 @@ func (s *Set) State() State {
 	}
 	st := State{HorizonMS: s.horizon, Writers: w}
 	if s.partitions != nil {
-		st.Progress, st.ConfirmMS = s.partitions.Append(nil), s.confirmMS
+		st.Progress, st.Confirm = s.partitions.Append(nil), s.confirm
 	}
 	return st
 }
