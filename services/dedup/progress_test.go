@@ -216,6 +216,41 @@ func TestProgressIsAdopted(t *testing.T) {
 	}
 }
 
+// A lane that takes over from lanes before hears itself how far partitions are, and forgets nothing before it has heard of all of them.
+func TestProgressAfterAChangeOfLanes(t *testing.T) {
+	w := byTime(&world{t: t, record: &controlv1.PipelineRecord{Uid: "u", Spec: &controlv1.Pipeline{
+		Id: "p", Lanes: 1, Dedup: &controlv1.Dedup{Key: []string{"id"}, Window: durationpb.New(time.Second)},
+	}}})
+	var before *eventv1.DedupSet
+	for lane, ms := range []int64{20_000, 30_000} {
+		zero, one := &reader{producer: &producer{arrival: 100_000}, of: 2}, &reader{producer: &producer{arrival: 100_000}, number: 1, of: 2}
+		c := w.coreOf(&eventv1.Manifest{}, nil)
+		_, err := c.Adopt()
+		require.NoError(t, err)
+		c.folds(t, "0", zero.batch(0, timed{1, 50_000}))
+		if c.folds(t, "1", one.batch(0)); lane == 0 { // lane 1 has had no row of partition 1
+			c.folds(t, "1", one.batch(0, timed{2, ms}))
+		}
+		before = merged(before, c.branches[""].saved())
+	}
+	require.Equal(t, []string{"0", "1"}, before.GetProgress().GetTold())
+	require.Empty(t, before.GetProgress().GetState())
+	c := w.coreOf(&eventv1.Manifest{}, nil)
+	b := c.branches[""]
+	require.NoError(t, b.restore(before))
+	again := proto.CloneOf(before)
+	again.Telling, again.Progress.ConfirmMs = nil, 0
+	require.True(t, proto.Equal(again, b.saved()), "a crash before anything was folded loses nothing of it")
+	_, err := c.Adopt()
+	require.NoError(t, err)
+	horizon := b.set.Horizon()
+	zero, one := &reader{producer: &producer{arrival: 100_001}, of: 2}, &reader{producer: &producer{arrival: 100_001}, number: 1, of: 2}
+	require.Equal(t, 1, c.folds(t, "0", zero.batch(0, timed{3, 90_000})))
+	require.Equal(t, horizon, b.set.Horizon())
+	require.Equal(t, 1, c.folds(t, "1", one.batch(0, timed{4, 40_000})))
+	require.EqualValues(t, 38_000, b.set.Horizon())
+}
+
 // A partition that has nothing to read does not keep all memory since.
 func TestIdlePartitionLetsGo(t *testing.T) {
 	w := byTime(&world{t: t, record: &controlv1.PipelineRecord{Uid: "u", Spec: &controlv1.Pipeline{

@@ -189,7 +189,7 @@ func (b *branch) saved() *eventv1.DedupSet {
 			told = append(told, name)
 		}
 	}
-	if len(st.Progress) > 0 {
+	if len(st.Progress) > 0 || len(told) > 0 { // the latter alone right after Inherit
 		slices.Sort(told)
 		out.Progress = &eventv1.DedupProgress{State: st.Progress, Told: told, ConfirmMs: st.Confirm.MS, ConfirmEachMs: st.Confirm.EachMS}
 	}
