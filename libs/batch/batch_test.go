@@ -51,7 +51,7 @@ func TestCodecAgreesWithProtobuf(t *testing.T) {
 		b := example()
 		b.Format, b.Progress = FormatJoin, &eventv1.Progress{Partitions: 3, TellsDedup: true, IdleSinceMs: 5}
 		agrees(t, b)
-		b.Progress.MaxDedupMs = proto.Int64(0)
+		b.Progress.MaxDedupMs, b.Progress.UntimedSinceMs = proto.Int64(0), 7
 		agrees(t, b)
 	})
 	t.Run("joined", func(t *testing.T) { agrees(t, joinedExample()) })

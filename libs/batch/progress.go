@@ -11,6 +11,7 @@ type Progress struct {
 	TellsDedup  bool  // it says, too, how far the time of dedup has come
 	MaxDedupMS  int64 // largest dedup time so far, if HasDedup
 	HasDedup    bool
+	UntimedMS   int64 // since when no event had a dedup time, though there were some; 0: there are such
 }
 
 func (p Progress) append(b []byte) []byte {
@@ -25,7 +26,7 @@ func (p Progress) append(b []byte) []byte {
 	if p.TellsDedup {
 		b = appendVarint(b, 5, 1)
 	}
-	return b
+	return appendVarint(b, 6, uint64(p.UntimedMS))
 }
 
 func (v *View) setProgress(b []byte) error {
@@ -41,6 +42,8 @@ func (v *View) setProgress(b []byte) error {
 			v.Progress.MaxDedupMS, v.Progress.HasDedup = int64(x), true
 		case 5:
 			v.Progress.TellsDedup = x != 0
+		case 6:
+			v.Progress.UntimedMS = int64(x)
 		}
 	})
 }

@@ -107,7 +107,7 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 		}
 		v.Progress = batch.Progress{}
 	}
-	v.Progress.TellsDedup, v.Progress.MaxDedupMS, v.Progress.HasDedup = false, 0, false
+	v.Progress.TellsDedup, v.Progress.MaxDedupMS, v.Progress.HasDedup, v.Progress.UntimedMS = false, 0, false, 0
 	if b.relane {
 		return c.apart.emit(v, c.set, b.telling.lanes(in, c.set.Count), out)
 	}
@@ -132,6 +132,10 @@ func (c *core) Remember(in fold.Input) error {
 func (c *core) admit(b *branch, in fold.Input) (taken, duplicates int, err error) {
 	v := in.View
 	told := b.tells(v)
+	idleSinceMS := v.Progress.IdleSinceMS
+	if idleSinceMS == 0 { // it says as little of event time, whatever it has
+		idleSinceMS = v.Progress.UntimedMS
+	}
 	if b.set == nil || !told && (v.Rows == 0 || len(v.Keys) == 0) {
 		return v.Selected, 0, nil
 	}
@@ -143,7 +147,7 @@ func (c *core) admit(b *branch, in fold.Input) (taken, duplicates int, err error
 		Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,
 		Told: told, Progress: watermark.Batch{
 			Writer: in.Writer, TopicID: string(v.TopicID), Partition: v.Partition, ArrivalMS: v.ArrivalMS,
-			MaxMS: v.Progress.MaxDedupMS, HasMax: v.Progress.HasDedup, IdleSinceMS: v.Progress.IdleSinceMS, Partitions: v.Progress.Partitions,
+			MaxMS: v.Progress.MaxDedupMS, HasMax: v.Progress.HasDedup, IdleSinceMS: idleSinceMS, Partitions: v.Progress.Partitions,
 		},
 	})
 	return v.Selected, duplicates, err

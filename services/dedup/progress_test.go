@@ -253,6 +253,15 @@ func TestProgressAfterAChangeOfLanes(t *testing.T) {
 
 // A partition that has nothing to read does not keep all memory since.
 func TestIdlePartitionLetsGo(t *testing.T) {
+	t.Run("nothing to read", func(t *testing.T) {
+		letsGo(t, func(b *eventv1.EventBatch, since int64) { b.Progress.IdleSinceMs = since })
+	})
+	t.Run("nothing with a time", func(t *testing.T) {
+		letsGo(t, func(b *eventv1.EventBatch, since int64) { b.Progress.UntimedSinceMs = since })
+	})
+}
+
+func letsGo(t *testing.T, say func(b *eventv1.EventBatch, since int64)) {
 	w := byTime(&world{t: t, record: &controlv1.PipelineRecord{Uid: "u", Spec: &controlv1.Pipeline{
 		Id: "p", Lanes: 1, Dedup: &controlv1.Dedup{Key: []string{"id"}, Window: durationpb.New(time.Second)},
 	}}})
@@ -268,7 +277,9 @@ func TestIdlePartitionLetsGo(t *testing.T) {
 		require.Equal(t, 1, c.folds(t, "0", zero.batch(0, timed{uint64(i + 2), int64(i) * 100})))
 		if i%10 == 0 {
 			one.arrival = zero.arrival
-			c.folds(t, "1", one.batch(since))
+			b := one.batch(0)
+			say(b, since)
+			c.folds(t, "1", b)
 		}
 		most = max(most, c.branches[""].set.Len())
 	}

@@ -163,7 +163,7 @@ func (s *session) pulse(pos position, partitions int) *pulse {
 		return nil
 	}
 	b := &pulse{
-		interval: spec.Heartbeat(s.rec.GetSpec(), s.branch, partitions), partitions: partitions, ends: s.ends, idleFrom: time.Now(),
+		interval: spec.Heartbeat(s.rec.GetSpec(), s.branch, partitions), partitions: partitions, ends: s.ends, idleFrom: time.Now(), timedAt: time.Now(),
 		join: join != nil, maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(), dedup: s.branch.Dedup.GetTime() != "",
 	}
 	b.least, b.rest = spec.IdleHeartbeat(s.rec.GetSpec(), s.branch, partitions)

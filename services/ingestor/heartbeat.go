@@ -31,6 +31,7 @@ type pulse struct {
 	dedup      bool  // dedup goes by a field
 	maxDedup   int64 // its largest value since the partition was taken, if hasDedup
 	hasDedup   bool
+	timedAt    time.Time // when the last record with such a value was taken, as the partition's lastRecord; before the first one, the start
 	ends       *ends
 	idleFrom   time.Time // when the last record was taken; before the first one, what the fence said, or the start
 	lanes      []said
@@ -63,6 +64,7 @@ func (p *partition) saw(row rows.Row) {
 		if ms := min(row.TimeMS, p.lastArrival); !b.hasDedup || ms > b.maxDedup {
 			b.maxDedup, b.hasDedup = ms, true
 		}
+		b.timedAt = p.lastRecord
 	}
 }
 
@@ -75,11 +77,17 @@ func (p *partition) progress(idle bool) batch.Progress {
 		MaxEventMS: p.pos.maxEvent, HasMax: p.pos.hasMax, Partitions: p.pulse.partitions,
 		TellsDedup: p.pulse.dedup, MaxDedupMS: p.pulse.maxDedup, HasDedup: p.pulse.hasDedup,
 	}
-	if idle {
+	switch {
+	case idle:
 		now.IdleSinceMS = p.pulse.idleFrom.UnixMilli()
+	case p.untimed():
+		now.UntimedMS = p.pulse.timedAt.UnixMilli()
 	}
 	return now
 }
+
+// untimed tells whether records come of which none says what time it is for dedup, dead letters for instance: it must not wait for them for ever.
+func (p *partition) untimed() bool { return p.pulse.dedup && p.lastRecord.After(p.pulse.timedAt) }
 
 // beat sends what is due and says when to come back.
 func (p *partition) beat(now time.Time) time.Duration {
@@ -91,6 +99,10 @@ func (p *partition) beat(now time.Time) time.Duration {
 	pace := b.interval
 	if silent >= b.interval {
 		pace = max(pace, b.least, min(silent/restShare, b.rest))
+	}
+	untimed := p.untimed()
+	if untimed {
+		pace = max(pace, b.rest) // like one that is idle
 	}
 	next := idleTick
 	var asked time.Time
@@ -125,7 +137,7 @@ func (p *partition) beat(now time.Time) time.Duration {
 			env.arrival = max(asked.UnixMilli(), env.progress.IdleSinceMS)
 			p.lastArrival = env.arrival
 			p.tell(l, now, env)
-		case !idle && last.progress != p.progress(false):
+		case !idle && (untimed || last.progress != p.progress(false)):
 			p.tell(l, now, p.envelope(false))
 		}
 	}

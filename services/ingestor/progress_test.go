@@ -79,6 +79,24 @@ func TestProgressForDedup(t *testing.T) {
 		p := last()[at{0, 1}].Progress
 		return p.HasDedup && p.MaxDedupMS >= began && p.MaxDedupMS <= time.Now().UnixMilli()
 	}, 2*time.Minute, 50*time.Millisecond)
+	// Events without a time say nothing of it, and that they do is said again and again.
+	sent := time.Now().UnixMilli()
+	untimed := map[int64]bool{}
+	require.Eventually(t, func() bool {
+		w.send("logins", 1, `{"id":4,"at":"never"}`)
+		for lane := range 4 {
+			v := last()[at{lane, 1}]
+			if v.Progress.UntimedMS == 0 {
+				return false
+			}
+			require.Less(t, v.Progress.UntimedMS, sent)
+			require.True(t, v.Progress.HasDedup)
+			untimed[v.ArrivalMS] = true
+		}
+		return len(untimed) > 4
+	}, 2*time.Minute, 200*time.Millisecond)
+	w.send("logins", 1, `{"id":5,"at":"2026-01-31T10:00:00Z"}`)
+	require.Eventually(t, func() bool { return last()[at{0, 1}].Progress.UntimedMS == 0 }, 2*time.Minute, 50*time.Millisecond)
 	a.quit(t)
 	// The next one says nothing of event time before it has read an event, but since when there is nothing to read.
 	w.start("b")
@@ -99,7 +117,7 @@ func TestIdleTrafficIsBounded(t *testing.T) {
 		return info.State.LastSeq
 	}
 	const all = 2 * 16 * 4
-	require.Eventually(t, func() bool { return said() > 2*32+2*all }, 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return said() > 2*32+2*all }, 2*time.Minute, 50*time.Millisecond)
 	began, before := time.Now(), said()
 	time.Sleep(5 * time.Second) // traffic is over time
 	rate := float64(said()-before-32) / time.Since(began).Seconds()
@@ -126,16 +144,16 @@ func TestOpenTransactionIsNotIdleness(t *testing.T) {
 			return true
 		}
 	}
-	require.Eventually(t, idle(true), 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, idle(true), 2*time.Minute, 50*time.Millisecond)
 	tx, err := kgo.NewClient(kgo.SeedBrokers(w.kafka), kgo.TransactionalID("open"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	require.NoError(t, err)
 	defer tx.Close()
 	require.NoError(t, tx.BeginTransaction())
 	require.NoError(t, tx.ProduceSync(w.ctx, &kgo.Record{Topic: "orders", Value: []byte(`{"user_id":2,"amount":1,"at":"2026-01-31T10:00:01Z"}`)}).FirstErr())
-	require.Eventually(t, idle(false), 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, idle(false), 30*time.Second, 50*time.Millisecond)
 	during(time.Second, func() { require.True(t, idle(false)()) })
 	require.NoError(t, tx.EndTransaction(w.ctx, kgo.TryAbort))
-	require.Eventually(t, idle(true), 2*time.Minute, 20*time.Millisecond)
+	require.Eventually(t, idle(true), 2*time.Minute, 50*time.Millisecond)
 	const at = 1_769_853_600_000
 	require.EqualValues(t, at, lastOf(w.batches()["orders-0"])[0].Progress.MaxEventMS)
 }

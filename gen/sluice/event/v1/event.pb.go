@@ -428,10 +428,12 @@ type Progress struct {
 	Partitions uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
 	// Where dedup goes by a field of the event, by which tells_dedup is set: its largest value in the partition up to and with this batch, no later than the
 	// arrival; milliseconds since 1970. Absent before the first event since an ingestor took the partition. Dedup passes neither on.
-	MaxDedupMs    *int64 `protobuf:"varint,4,opt,name=max_dedup_ms,json=maxDedupMs,proto3,oneof" json:"max_dedup_ms,omitempty"`
-	TellsDedup    bool   `protobuf:"varint,5,opt,name=tells_dedup,json=tellsDedup,proto3" json:"tells_dedup,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MaxDedupMs *int64 `protobuf:"varint,4,opt,name=max_dedup_ms,json=maxDedupMs,proto3,oneof" json:"max_dedup_ms,omitempty"`
+	TellsDedup bool   `protobuf:"varint,5,opt,name=tells_dedup,json=tellsDedup,proto3" json:"tells_dedup,omitempty"`
+	// With tells_dedup: the partition has more to read, but since then, milliseconds since 1970 on the ingestor's clock, no event had such a value. 0: there are such.
+	UntimedSinceMs int64 `protobuf:"varint,6,opt,name=untimed_since_ms,json=untimedSinceMs,proto3" json:"untimed_since_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -497,6 +499,13 @@ func (x *Progress) GetTellsDedup() bool {
 		return x.TellsDedup
 	}
 	return false
+}
+
+func (x *Progress) GetUntimedSinceMs() int64 {
+	if x != nil {
+		return x.UntimedSinceMs
+	}
+	return 0
 }
 
 // KafkaRange is a range of offsets of one partition of one incarnation of a topic.
@@ -3202,7 +3211,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01B\x0f\n" +
 	"\r_watermark_msB\f\n" +
 	"\n" +
-	"_before_ms\"\xdf\x01\n" +
+	"_before_ms\"\x89\x02\n" +
 	"\bProgress\x12%\n" +
 	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12\"\n" +
@@ -3213,7 +3222,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\fmax_dedup_ms\x18\x04 \x01(\x03H\x01R\n" +
 	"maxDedupMs\x88\x01\x01\x12\x1f\n" +
 	"\vtells_dedup\x18\x05 \x01(\bR\n" +
-	"tellsDedupB\x0f\n" +
+	"tellsDedup\x12(\n" +
+	"\x10untimed_since_ms\x18\x06 \x01(\x03R\x0euntimedSinceMsB\x0f\n" +
 	"\r_max_event_msB\x0f\n" +
 	"\r_max_dedup_ms\"\xd8\x01\n" +
 	"\n" +
