@@ -67,6 +67,19 @@ type source struct {
 	topicID, before string
 	partitions      int
 	heard           map[int32]map[string]progress // by partition and writer
+
+	// What follows from heard under the configuration: a batch changes one partition of perhaps thousands.
+	stands []partition
+	at     map[int32]int // where a partition is in stands
+}
+
+func newSource() *source {
+	return &source{heard: map[int32]map[string]progress{}, at: map[int32]int{}}
+}
+
+// forget forgets what was heard.
+func (s *source) forget() {
+	s.heard, s.partitions, s.stands, s.at = map[int32]map[string]progress{}, 0, nil, map[int32]int{}
 }
 
 type progress struct {
@@ -81,7 +94,7 @@ type progress struct {
 func New(config Config) *Tracker {
 	t := &Tracker{config: config, sources: map[string]*source{}, watermark: None}
 	for name := range config.Writers {
-		t.sources[name] = &source{heard: map[int32]map[string]progress{}}
+		t.sources[name] = newSource()
 	}
 	return t
 }
@@ -90,6 +103,9 @@ func New(config Config) *Tracker {
 func (t *Tracker) Adopt(config Config) {
 	config.Writers = t.config.Writers
 	t.config = config
+	for _, s := range t.sources {
+		t.reckonPartitions(s)
+	}
 }
 
 // Watermark is what holds now.
@@ -117,6 +133,7 @@ func (t *Tracker) Add(b Batch) int64 {
 		p.live = p.hasMax && b.IdleSinceMS <= add(p.maxMS, t.config.IdleMS) && p.maxMS <= add(b.IdleSinceMS, t.config.IdleMS)
 	}
 	writers[b.Writer] = p
+	t.reckonPartition(s, b.Partition)
 	t.watermark = max(t.watermark, t.reckon())
 	return t.watermark
 }
@@ -130,7 +147,7 @@ func (s *source) current(id string) bool {
 	case s.topicID != "" && id == s.before:
 		return false
 	case s.topicID != "":
-		s.heard, s.partitions = map[int32]map[string]progress{}, 0
+		s.forget()
 	}
 	s.before, s.topicID = s.topicID, id
 	return true
@@ -150,17 +167,34 @@ type partition struct {
 	live    bool
 	idleMS  int64
 	heardMS int64
+	latest  int64 // of heardMS
+	writers int   // heard of
+}
+
+func (t *Tracker) reckonPartition(s *source, number int32) {
+	i, known := s.at[number]
+	if !known {
+		i = len(s.stands)
+		s.at[number], s.stands = i, append(s.stands, partition{})
+	}
+	s.stands[i] = t.partition(s.heard[number])
+}
+
+func (t *Tracker) reckonPartitions(s *source) {
+	for _, number := range sortedNumbers(s.heard) {
+		t.reckonPartition(s, number)
+	}
 }
 
 func (t *Tracker) partition(writers map[string]progress) partition {
-	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64}
+	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64, writers: len(writers)}
 	for _, p := range writers {
 		at := p.maxMS
 		if !t.config.Still && (p.live || p.idleMS >= t.config.IdleMS) {
 			at = add(at, p.idleMS)
 		}
 		out.time, out.idleMS, out.heardMS = min(out.time, at), min(out.idleMS, p.idleMS), min(out.heardMS, p.heardMS)
-		out.has, out.live = out.has && p.hasMax, out.live && p.live
+		out.has, out.live, out.latest = out.has && p.hasMax, out.live && p.live, max(out.latest, p.heardMS)
 	}
 	return out
 }
@@ -168,10 +202,8 @@ func (t *Tracker) partition(writers map[string]progress) partition {
 // latest is the arrival of the newest batch that counts, of any partition.
 func (t *Tracker) latest() (ms int64) {
 	for _, s := range t.sources {
-		for _, writers := range s.heard {
-			for _, p := range writers {
-				ms = max(ms, p.heardMS)
-			}
+		for i := range s.stands {
+			ms = max(ms, s.stands[i].latest)
 		}
 	}
 	return ms
@@ -188,15 +220,15 @@ func (t *Tracker) stand(name string, latest int64) stand {
 	if confirm > 0 {
 		confirm = max(confirm, int64(s.partitions)*t.config.ConfirmEachMS[name])
 	}
-	for _, writers := range s.heard {
-		p := t.partition(writers)
+	for i := range s.stands {
+		p := &s.stands[i]
 		if p.has {
 			out.largest = max(out.largest, p.time)
 		}
 		idle := p.idleMS >= t.config.IdleMS
 		stale := confirm > 0 && latest > add(p.heardMS, confirm)
 		switch {
-		case len(writers) < t.config.Writers[name]:
+		case p.writers < t.config.Writers[name]:
 			out.held, out.holds = None, true
 		case idle && !stale && !(t.config.LiveHolds && p.live):
 		case !p.has, idle && !p.live:
@@ -368,7 +400,8 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 			return nil, errDamaged
 		}
 		name := text()
-		s := &source{topicID: text(), before: text(), partitions: int(number()), heard: map[int32]map[string]progress{}}
+		s := newSource()
+		s.topicID, s.before, s.partitions = text(), text(), int(number())
 		for range number() {
 			if bad {
 				return nil, errDamaged
@@ -390,6 +423,7 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 		}
 		if t.sources[name] != nil {
 			t.sources[name] = s
+			t.reckonPartitions(s)
 		}
 	}
 	if bad {
