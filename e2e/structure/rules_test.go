@@ -25,7 +25,7 @@ const (
 // pure are the packages whose results depend on their arguments alone.
 var pure = []string{
 	"sluice/services/dedup/internal/window", "sluice/services/sink/internal/block",
-	"sluice/services/join/internal/match", "sluice/services/join/internal/state", "sluice/services/join/internal/watermark", "sluice/libs/ledger",
+	"sluice/services/join/internal/match", "sluice/services/join/internal/state", "sluice/libs/watermark", "sluice/libs/ledger",
 	"sluice/libs/jsonread", "sluice/libs/native", "sluice/libs/batch",
 }
 

@@ -47,6 +47,13 @@ func joinedExample() *eventv1.EventBatch {
 func TestCodecAgreesWithProtobuf(t *testing.T) {
 	t.Run("without a join", func(t *testing.T) { agrees(t, example()) })
 	t.Run("with a join", func(t *testing.T) { agrees(t, joinExample()) })
+	t.Run("dedup by event time", func(t *testing.T) {
+		b := example()
+		b.Format, b.Progress = FormatJoin, &eventv1.Progress{Partitions: 3, TellsDedup: true, IdleSinceMs: 5}
+		agrees(t, b)
+		b.Progress.MaxDedupMs, b.Progress.UntimedSinceMs = proto.Int64(0), 7
+		agrees(t, b)
+	})
 	t.Run("joined", func(t *testing.T) { agrees(t, joinedExample()) })
 }
 

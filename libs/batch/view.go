@@ -15,8 +15,8 @@ import (
 	eventv1 "sluice/gen/sluice/event/v1"
 )
 
-// The versions of the layout. A batch is written as FormatJoin if, and only if, it uses what only pipelines with a join have,
-// so that nothing changes for the others. No newer one is read.
+// The versions of the layout. A batch is written as FormatJoin if, and only if, it uses what pipelines with a join have, or says how far its
+// partition has come, so that nothing changes for the others. No newer one is read.
 const (
 	Format     = 1
 	FormatJoin = 2

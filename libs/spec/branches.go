@@ -99,16 +99,48 @@ func Qualified(p *controlv1.Pipeline, from string) (source, path string, ok bool
 	return source, Path(path), true
 }
 
+// TellsProgress tells whether the branch's batches say how far event time has come in their partition: for the watermark of the join, or for dedup
+// by a field of the event. Lanes without rows get batches without, so that they hear it.
+func (b Branch) TellsProgress() bool { return b.JoinKey != nil || b.Dedup.GetTime() != "" }
+
 const (
 	minHeartbeat = 100 * time.Millisecond
 	maxHeartbeat = time.Second
 )
 
-// Heartbeat is how long a lane may go without hearing that the event time of a partition has moved. It is a tenth of what a row
-// waits in any case, so that it adds little to that. Where batches are taken apart, each lane of dedup passes on to each lane of the join what it
-// hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
-func Heartbeat(p *controlv1.Pipeline) time.Duration {
+// What all heartbeats of a pipeline may be in the log where they are most, in messages a second: of partitions that are idle, and of those that are read but have no
+// rows for some lanes. A stage reads, appends or passes on each of them, for no row.
+const (
+	idleMessages = 100
+	busyMessages = 1000
+)
+
+// share is how long it takes, at so many messages a second, until one partition of the branch has told all lanes, with what the branch may take of them. Where
+// batches are taken apart, each lane of dedup passes on to each lane of the join what it hears.
+func share(p *controlv1.Pipeline, b Branch, messages time.Duration) time.Duration {
+	round := time.Duration(p.GetLanes())
+	if b.Relane {
+		round *= round
+	}
+	return round * time.Duration(len(Branches(p))) * time.Second / messages
+}
+
+// HeartbeatEach is the least that Heartbeat is for each partition of the branch's topic.
+func HeartbeatEach(p *controlv1.Pipeline, b Branch) time.Duration { return share(p, b, busyMessages) }
+
+// Heartbeat is how long a lane may go without hearing that the event time of a partition has moved, of a topic of so many.
+func Heartbeat(p *controlv1.Pipeline, b Branch, partitions int) time.Duration {
+	return max(heartbeat(p), time.Duration(partitions)*HeartbeatEach(p, b))
+}
+
+// heartbeat is Heartbeat where there are few messages. It is a tenth of what a row
+// waits in any case, so that it adds little to that; where no row waits, as in dedup, it is long. Where batches are taken apart, each lane of dedup passes on
+// to each lane of the join what it hears: with many lanes it is said the less often, so that the messages grow with the lanes and not with their square.
+func heartbeat(p *controlv1.Pipeline) time.Duration {
 	join := p.GetJoin()
+	if join == nil {
+		return maxHeartbeat
+	}
 	waits := join.GetGrace().AsDuration()
 	if join.GetKind() != controlv1.Join_LOOKUP {
 		waits += join.GetWindow().AsDuration()
@@ -116,7 +148,7 @@ func Heartbeat(p *controlv1.Pipeline) time.Duration {
 	return min(max(waits/10, minHeartbeat), seldomHeartbeat(p))
 }
 
-// seldomHeartbeat is what Heartbeat is at most.
+// seldomHeartbeat is what heartbeat is at most.
 func seldomHeartbeat(p *controlv1.Pipeline) time.Duration {
 	most := maxHeartbeat
 	for _, b := range Branches(p) {
@@ -130,15 +162,39 @@ func seldomHeartbeat(p *controlv1.Pipeline) time.Duration {
 // confirmations is how often an idle partition says so in the time that one of them is good for: one or two may be late.
 const confirmations = 3
 
+// maxConfirm is the most that Confirm is without a join.
+const maxConfirm = time.Minute
+
 // Confirm is how long it is believed that a partition is idle which has said so: what comes to it after that would else be passed over by the
 // others, in an outage of the partition's ingestor or of NATS. Within grace that makes nothing late. A grace that is shorter than some heartbeats
-// would cost too many of them.
+// would cost too many of them. Without a join it is for dedup by a field of the event, which compares what is up to a window late with all that it
+// should be; it may take a minute until memory is given back.
 func Confirm(p *controlv1.Pipeline) time.Duration {
-	return max(p.GetJoin().GetGrace().AsDuration(), confirmations*seldomHeartbeat(p))
+	late := min(p.GetDedup().GetWindow().AsDuration(), maxConfirm)
+	if join := p.GetJoin(); join != nil {
+		late = join.GetGrace().AsDuration()
+	}
+	return max(late, confirmations*seldomHeartbeat(p))
 }
 
-// IdleHeartbeat is how long a lane may go without hearing that an idle partition still is.
-func IdleHeartbeat(p *controlv1.Pipeline) time.Duration { return Confirm(p) / confirmations }
+// ConfirmEach is the least that it is for each partition of the branch's topic.
+func ConfirmEach(p *controlv1.Pipeline, b Branch) time.Duration {
+	return confirmations * share(p, b, idleMessages)
+}
+
+// idleShare is how many times as long as Heartbeat an idle partition may be silent.
+const idleShare = 3
+
+// IdleHeartbeat is how long a lane may go at least, and at most, without hearing that an idle partition still is, of a topic of so many. In a join, rows wait
+// for it: the partition holds the watermark where it was heard to be.
+func IdleHeartbeat(p *controlv1.Pipeline, b Branch, partitions int) (least, most time.Duration) {
+	most = Confirm(p) / confirmations
+	if p.GetJoin() != nil {
+		most = min(most, idleShare*heartbeat(p))
+	}
+	least = max(Heartbeat(p, b, partitions), time.Duration(partitions)*share(p, b, idleMessages))
+	return least, max(least, most)
+}
 
 // Idle is how long a partition without new events holds the watermark back.
 func Idle(p *controlv1.Pipeline) time.Duration {

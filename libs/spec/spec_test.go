@@ -256,29 +256,74 @@ func TestQualified(t *testing.T) {
 func TestTimesOfJoin(t *testing.T) {
 	p := spec.WithDefaults(parse(t, join))
 	for _, c := range []struct {
-		kind                           controlv1.Join_Kind
-		window, grace, heartbeat, idle time.Duration
+		kind                                 controlv1.Join_Kind
+		window, grace, heartbeat, rest, idle time.Duration
 	}{
-		{controlv1.Join_INTERVAL, time.Hour, 10 * time.Second, time.Second, 30 * time.Second},
-		{controlv1.Join_INTERVAL, 2 * time.Second, time.Second, 300 * time.Millisecond, 3 * time.Second},
-		{controlv1.Join_INTERVAL, time.Millisecond, 0, 100 * time.Millisecond, time.Millisecond},
-		{controlv1.Join_LOOKUP, time.Hour, 0, 100 * time.Millisecond, 30 * time.Second},
-		{controlv1.Join_LOOKUP, 0, 10 * time.Second, time.Second, 30 * time.Second},
+		{controlv1.Join_INTERVAL, time.Hour, 12 * time.Second, time.Second, 3 * time.Second, 30 * time.Second},
+		{controlv1.Join_INTERVAL, 2 * time.Second, time.Second, 300 * time.Millisecond, 900 * time.Millisecond, 3 * time.Second},
+		{controlv1.Join_INTERVAL, time.Millisecond, 0, 100 * time.Millisecond, 300 * time.Millisecond, time.Millisecond},
+		{controlv1.Join_LOOKUP, time.Hour, 0, 100 * time.Millisecond, 300 * time.Millisecond, 30 * time.Second},
+		{controlv1.Join_LOOKUP, 0, 12 * time.Second, time.Second, 3 * time.Second, 30 * time.Second},
 	} {
 		p.Join.Kind, p.Join.Grace, p.Join.Window = c.kind, durationpb.New(c.grace), nil
 		if c.window > 0 {
 			p.Join.Window = durationpb.New(c.window)
 		}
-		require.Equal(t, c.heartbeat, spec.Heartbeat(p), "%+v", c)
+		require.Equal(t, c.heartbeat, spec.Heartbeat(p, spec.Branches(p)[0], 1), "%+v", c)
+		least, most := spec.IdleHeartbeat(p, spec.Branches(p)[1], 1)
+		require.Equal(t, c.rest, most, "%+v", c)
+		require.Equal(t, c.heartbeat, least, "%+v", c)
 		require.Equal(t, c.idle, spec.Idle(p), "%+v", c)
 	}
 	// The orders' dedup key is not their join key: each of many lanes says it to all.
 	p.Lanes, p.Join.Kind, p.Join.Window, p.Join.Grace = 16, controlv1.Join_INTERVAL, durationpb.New(time.Hour), durationpb.New(0)
-	require.Equal(t, 4*time.Second, spec.Heartbeat(p))
+	require.Equal(t, 4*time.Second, spec.Heartbeat(p, spec.Branches(p)[0], 1))
 	p.Join.Window = durationpb.New(20 * time.Second)
-	require.Equal(t, 2*time.Second, spec.Heartbeat(p), "a tenth of what a row waits is enough")
+	require.Equal(t, 2*time.Second, spec.Heartbeat(p, spec.Branches(p)[0], 1), "a tenth of what a row waits is enough")
 	p.Sources["orders"].Dedup = nil
-	require.Equal(t, time.Second, spec.Heartbeat(p))
+	require.Equal(t, time.Second, spec.Heartbeat(p, spec.Branches(p)[0], 1))
+}
+
+// However many lanes and partitions there are, what the heartbeats of idle partitions are in one log is bounded, and an idle partition's word is good until the third one
+// after it.
+func TestHeartbeatsAreBounded(t *testing.T) {
+	joined, alone := spec.WithDefaults(parse(t, join)), spec.WithDefaults(parse(t, minimal))
+	alone.Dedup = &controlv1.Dedup{Key: []string{"id"}, Window: durationpb.New(24 * time.Hour), Time: "at"}
+	relaned, most := 0, 0.0
+	for _, p := range []*controlv1.Pipeline{joined, alone} {
+		for _, grace := range []time.Duration{0, 10 * time.Second, time.Hour} {
+			for _, lanes := range []uint32{1, 2, 4, 16, 64} {
+				for _, partitions := range []int{1, 3, 12, 100, 1000} {
+					p.Lanes = lanes
+					if p.Join != nil {
+						p.Join.Kind, p.Join.Window, p.Join.Grace = controlv1.Join_LOOKUP, nil, durationpb.New(grace)
+					}
+					idle, busy := 0.0, 0.0
+					for _, b := range spec.Branches(p) {
+						round := float64(lanes)
+						if b.Relane {
+							round *= round
+							relaned++
+						}
+						least, rest := spec.IdleHeartbeat(p, b, partitions)
+						require.LessOrEqual(t, least, rest)
+						idle += float64(partitions) * round / least.Seconds()
+						busy += float64(partitions) * round / spec.Heartbeat(p, b, partitions).Seconds()
+						confirm := max(spec.Confirm(p), time.Duration(partitions)*spec.ConfirmEach(p, b))
+						require.GreaterOrEqual(t, confirm, 3*rest)
+						if p.Join != nil {
+							require.GreaterOrEqual(t, confirm, grace)
+						}
+					}
+					require.LessOrEqual(t, idle, 100.001)
+					require.LessOrEqual(t, busy, 1000.001)
+					most = max(most, idle)
+				}
+			}
+		}
+	}
+	require.Positive(t, relaned)
+	require.Greater(t, most, 99.0)
 }
 
 func TestMetadata(t *testing.T) {

@@ -6,9 +6,11 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/batch"
 	"sluice/libs/checkpoint"
 	"sluice/libs/fold"
 	"sluice/libs/spec"
+	"sluice/libs/watermark"
 	"sluice/services/dedup/internal/window"
 )
 
@@ -28,11 +30,13 @@ type core struct {
 // branch is the way of one source through the stage.
 type branch struct {
 	config  window.Config
-	set     *window.Set // nil: every row passes
-	adopted bool        // a checkpoint says under which window the outputs are decided
-	relane  bool        // its rows are for the lanes of their join keys
-	telling telling     // where relane
-	everyMS int64       // that is asked for
+	confirm window.Confirm // that is asked for where the set goes by how far partitions have come
+	set     *window.Set    // nil: every row passes
+	adopted bool           // a checkpoint says under which window the outputs are decided
+	relane  bool           // its rows are for the lanes of their join keys
+	telling telling        // where relane
+	everyMS int64          // that is asked for
+	eachMS  int64          // that is asked for
 }
 
 func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *slog.Logger) (*core, error) {
@@ -44,10 +48,11 @@ func newCore(record *controlv1.PipelineRecord, lane int, set spec.LaneSet, log *
 	for _, b := range spec.Branches(p) {
 		out := &branch{relane: b.Relane, telling: telling{told: map[string]told{}}}
 		if b.Relane {
-			out.everyMS = spec.Heartbeat(p).Milliseconds()
+			out.everyMS, out.eachMS = spec.Heartbeat(p, b, 0).Milliseconds(), spec.HeartbeatEach(p, b).Milliseconds()
 		}
 		if b.Dedup != nil {
 			out.config = configOf(b.Dedup)
+			out.confirm = window.Confirm{MS: spec.Confirm(p).Milliseconds(), EachMS: spec.ConfirmEach(p, b).Milliseconds()}
 			var err error
 			if out.set, err = window.New(out.config); err != nil {
 				return nil, err
@@ -96,6 +101,13 @@ func (c *core) Step(in fold.Input, out fold.Emitter) error {
 	in.Tally.Rows += uint64(taken - duplicates)
 	v.Selected = taken - duplicates
 	v.InputSequence, v.Tally = in.Sequence, *in.Tally
+	if !c.joined {
+		if v.Rows == 0 {
+			return nil // it was for us: no later stage asks how far a partition is
+		}
+		v.Progress = batch.Progress{}
+	}
+	v.Progress.TellsDedup, v.Progress.MaxDedupMS, v.Progress.HasDedup, v.Progress.UntimedMS = false, 0, false, 0
 	if b.relane {
 		return c.apart.emit(v, c.set, b.telling.lanes(in, c.set.Count), out)
 	}
@@ -119,24 +131,51 @@ func (c *core) Remember(in fold.Input) error {
 // admit clears the selection bit of each duplicate and counts.
 func (c *core) admit(b *branch, in fold.Input) (taken, duplicates int, err error) {
 	v := in.View
-	if b.set == nil || v.Rows == 0 || len(v.Keys) == 0 {
+	told := b.tells(v)
+	idleSinceMS := v.Progress.IdleSinceMS
+	if idleSinceMS == 0 { // it says as little of event time, whatever it has
+		idleSinceMS = v.Progress.UntimedMS
+	}
+	if b.set == nil || !told && (v.Rows == 0 || len(v.Keys) == 0) {
 		return v.Selected, 0, nil
 	}
-	c.selection = v.OwnSelection(c.selection)
+	if v.Rows > 0 {
+		c.selection = v.OwnSelection(c.selection)
+	}
 	duplicates, err = b.set.Admit(window.Batch{
 		Writer: in.Writer, ArrivalMS: v.ArrivalMS, Rows: v.Rows,
 		Keys: v.Keys, Times: v.Times, Versions: v.Versions, Selection: v.Selection,
+		Told: told, Progress: watermark.Batch{
+			Writer: in.Writer, TopicID: string(v.TopicID), Partition: v.Partition, ArrivalMS: v.ArrivalMS,
+			MaxMS: v.Progress.MaxDedupMS, HasMax: v.Progress.HasDedup, IdleSinceMS: idleSinceMS, Partitions: v.Progress.Partitions,
+		},
 	})
 	return v.Selected, duplicates, err
 }
 
-// Adopt changes over to the windows that are asked for now, and to how often lanes are told.
+// tells says whether a batch says how far its partition has come by what the set goes by.
+func (b *branch) tells(v *batch.View) bool {
+	if b.set == nil || !v.Progress.TellsDedup {
+		return false
+	}
+	_, follows := b.set.Follows()
+	return follows
+}
+
+// Adopt changes over to the windows that are asked for now, to going by how far partitions have come, and to how often lanes are told.
 func (c *core) Adopt() (changed bool, err error) {
 	for _, b := range c.branches {
-		if b.telling.everyMS != b.everyMS {
-			b.telling.everyMS, changed = b.everyMS, true
+		if b.telling.everyMS != b.everyMS || b.telling.eachMS != b.eachMS {
+			b.telling.everyMS, b.telling.eachMS, changed = b.everyMS, b.eachMS, true
 		}
-		if b.set == nil || b.adopted && b.set.Window() == b.config.Window {
+		if b.set == nil {
+			continue
+		}
+		if confirm, follows := b.set.Follows(); b.config.EventTime && (!follows || confirm != b.confirm) {
+			b.set.Follow(b.confirm)
+			changed = true
+		}
+		if b.adopted && b.set.Window() == b.config.Window {
 			continue
 		}
 		b.adopted, changed = true, true

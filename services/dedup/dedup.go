@@ -6,8 +6,8 @@
 // dedup key is not its join key, it takes that source's batches apart: each row goes on in the lane of its join key, and each lane gets a message
 // for each batch, without rows if need be, so that it learns how far the partition has come.
 //
-// Guaranteed: each message of the ingest log leads to exactly one message of the dedup log (of each lane, if it is taken apart), in each
-// lane in the order of the ingest log, whatever is killed when. What a message says depends only on
+// Guaranteed: each message of the ingest log leads to exactly one message of the dedup log (of each lane, if it is taken apart; of none, if it has
+// no rows and there is no join), in each lane in the order of the ingest log, whatever is killed when. What a message says depends only on
 // the ingest log before it. What package fold says of state, replay and lost tails holds; what is a duplicate says package window.
 //
 // Not guaranteed: that times of arrival survive the loss of the ingest log's tail: rows that are read from Kafka again have arrived again, and

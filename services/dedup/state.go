@@ -2,7 +2,9 @@ package dedup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -13,8 +15,8 @@ import (
 	"sluice/services/dedup/internal/window"
 )
 
-// In the checkpoint, without a join, the state of the set is in the manifest's own fields, and the segments have no part. With a join each
-// source's is in a DedupSet, and its segments' part is the source's name.
+// In the checkpoint, without a join, the state of the set is in the manifest's own fields, but for what came later, and the segments have no part. With
+// a join each source's is in a DedupSet, and its segments' part is the source's name.
 
 // Restore brings the sets back.
 func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(func(*eventv1.Segment, []byte) error) error) error {
@@ -87,6 +89,7 @@ func (c *core) Inherit(ctx context.Context, left *checkpoint.Left) error {
 			return err
 		}
 		b.adopted, b.telling = false, telling{told: map[string]told{}} // nothing was decided yet in this lane
+		// merged has left out how far partitions have come: this lane has to hear it itself, and forgets nothing before.
 	}
 	return left.Segments(ctx, func(s *eventv1.Segment, data []byte) error {
 		b, err := c.branchOf(s, data)
@@ -116,6 +119,11 @@ func merged(a, b *eventv1.DedupSet) *eventv1.DedupSet {
 	if a.ArrivalMs == nil {
 		a.ArrivalMs = map[string]int64{}
 	}
+	if a.GetProgress() != nil || b.GetProgress() != nil { // a writer that one lane has heard it from says it
+		told := append(a.GetProgress().GetTold(), b.GetProgress().GetTold()...)
+		slices.Sort(told)
+		a.Progress = &eventv1.DedupProgress{Told: slices.Compact(told)}
+	}
 	a.HorizonMs, a.WindowMs = min(a.GetHorizonMs(), b.GetHorizonMs()), max(a.GetWindowMs(), b.GetWindowMs())
 	for writer, ms := range b.GetMaxTimeMs() {
 		if known, ok := a.MaxTimeMs[writer]; !ok || ms > known {
@@ -136,8 +144,13 @@ func (c *core) savedSets(m *eventv1.Manifest) (map[string]*eventv1.DedupSet, err
 		if m.GetWindowMs() == 0 { // nothing was ever saved
 			return nil, nil
 		}
+		var st eventv1.DedupState // empty where time is that of arrival, or an earlier version wrote it
+		if err := proto.Unmarshal(m.GetCore(), &st); err != nil {
+			return nil, fmt.Errorf("%w: state of dedup: %w", checkpoint.ErrDamaged, err)
+		}
 		return map[string]*eventv1.DedupSet{"": {
 			HorizonMs: m.GetHorizonMs(), WindowMs: m.GetWindowMs(), MaxTimeMs: m.GetMaxTimeMs(), ArrivalMs: m.GetArrivalMs(),
+			Progress: st.GetSets()[""].GetProgress(),
 		}}, nil
 	}
 	var st eventv1.DedupState
@@ -149,10 +162,14 @@ func (c *core) savedSets(m *eventv1.Manifest) (map[string]*eventv1.DedupSet, err
 
 func (b *branch) restore(saved *eventv1.DedupSet) error {
 	st := window.State{HorizonMS: saved.GetHorizonMs(), Writers: map[string]window.Writer{}}
+	progress := saved.GetProgress()
+	st.Progress, st.Confirm = progress.GetState(), window.Confirm{MS: progress.GetConfirmMs(), EachMS: progress.GetConfirmEachMs()}
 	for name, maxMS := range saved.GetMaxTimeMs() {
-		st.Writers[name] = window.Writer{MaxMS: maxMS, ArrivalMS: saved.GetArrivalMs()[name]}
+		st.Writers[name] = window.Writer{MaxMS: maxMS, ArrivalMS: saved.GetArrivalMs()[name], Told: slices.Contains(progress.GetTold(), name)}
 	}
-	b.set.RestoreState(st)
+	if err := b.set.RestoreState(st); err != nil {
+		return errors.Join(checkpoint.ErrDamaged, err)
+	}
 	// What was published was decided under the window of the checkpoint, and so it is replayed.
 	b.adopted = true
 	b.telling.restore(saved.GetTelling())
@@ -165,8 +182,16 @@ func (b *branch) saved() *eventv1.DedupSet {
 		HorizonMs: st.HorizonMS, WindowMs: b.set.Window().Milliseconds(),
 		MaxTimeMs: make(map[string]int64, len(st.Writers)), ArrivalMs: make(map[string]int64, len(st.Writers)),
 	}
+	var told []string
 	for name, w := range st.Writers {
 		out.MaxTimeMs[name], out.ArrivalMs[name] = w.MaxMS, w.ArrivalMS
+		if w.Told {
+			told = append(told, name)
+		}
+	}
+	if len(st.Progress) > 0 || len(told) > 0 { // the latter alone right after Inherit
+		slices.Sort(told)
+		out.Progress = &eventv1.DedupProgress{State: st.Progress, Told: told, ConfirmMs: st.Confirm.MS, ConfirmEachMs: st.Confirm.EachMS}
 	}
 	out.Telling = b.telling.saved()
 	return out
@@ -188,6 +213,11 @@ func (c *core) Checkpoint(m *eventv1.Manifest) (chunks []checkpoint.Chunk) {
 		}
 		if !c.joined {
 			m.HorizonMs, m.WindowMs, m.MaxTimeMs, m.ArrivalMs = s.HorizonMs, s.WindowMs, s.MaxTimeMs, s.ArrivalMs
+			if s.GetProgress() == nil {
+				return chunks
+			}
+			s = &eventv1.DedupSet{Progress: s.GetProgress()}
+			m.Core = encoded(&eventv1.DedupState{Sets: map[string]*eventv1.DedupSet{source: s}})
 			return chunks
 		}
 		state.Sets[source] = s
@@ -196,11 +226,16 @@ func (c *core) Checkpoint(m *eventv1.Manifest) (chunks []checkpoint.Chunk) {
 		}
 		m.HorizonsMs[source] = s.HorizonMs
 	}
-	var err error
-	if m.Core, err = (proto.MarshalOptions{Deterministic: true}).Marshal(state); err != nil {
+	m.Core = encoded(state)
+	return chunks
+}
+
+func encoded(state *eventv1.DedupState) []byte {
+	out, err := (proto.MarshalOptions{Deterministic: true}).Marshal(state)
+	if err != nil {
 		panic(fmt.Sprintf("encode the state of dedup: %v", err)) // of a message without required fields or foreign text
 	}
-	return chunks
+	return out
 }
 
 // sealAfter is how long a segment of each source may grow: see checkpoint.Config.

@@ -11,6 +11,7 @@ import (
 // of the checkpoint: a replay makes the same messages.
 type telling struct {
 	everyMS int64 // as spec.Heartbeat; 0: with each batch
+	eachMS  int64 // at least so long for each partition of the topic
 	told    map[string]told
 	shares  []bool // scratch: of which lanes a batch has rows
 }
@@ -42,7 +43,7 @@ func (t *telling) lanes(in fold.Input, of int) []bool {
 func (t *telling) all(writer string, v *batch.View) bool {
 	now, last := told{v.ArrivalMS, v.Progress.Partitions}, t.told[writer]
 	since := now.arrivalMS - last.arrivalMS // less than 0: by another clock
-	if v.Rows > 0 && now.partitions == last.partitions && since >= 0 && since < t.everyMS {
+	if v.Rows > 0 && now.partitions == last.partitions && since >= 0 && since < max(t.everyMS, t.eachMS*int64(now.partitions)) {
 		return false
 	}
 	t.told[writer] = now
@@ -53,7 +54,7 @@ func (t *telling) saved() *eventv1.Telling {
 	if t.everyMS == 0 {
 		return nil
 	}
-	out := &eventv1.Telling{EveryMs: t.everyMS, Told: make(map[string]*eventv1.Told, len(t.told))}
+	out := &eventv1.Telling{EveryMs: t.everyMS, EachMs: t.eachMS, Told: make(map[string]*eventv1.Told, len(t.told))}
 	for writer, last := range t.told {
 		out.Told[writer] = &eventv1.Told{ArrivalMs: last.arrivalMS, Partitions: uint32(last.partitions)}
 	}
@@ -61,7 +62,7 @@ func (t *telling) saved() *eventv1.Telling {
 }
 
 func (t *telling) restore(saved *eventv1.Telling) {
-	t.everyMS, t.told = saved.GetEveryMs(), map[string]told{}
+	t.everyMS, t.eachMS, t.told = saved.GetEveryMs(), saved.GetEachMs(), map[string]told{}
 	for writer, last := range saved.GetTold() {
 		t.told[writer] = told{last.GetArrivalMs(), int(last.GetPartitions())}
 	}

@@ -57,6 +57,13 @@ func TestTelling(t *testing.T) {
 		again.shares = tell.shares
 		tell = again
 	}
+	tell = telling{everyMS: 1000, eachMS: 400, told: map[string]told{}}
+	require.Equal(t, all, tell.lanes(fold.Input{Writer: "a", View: of(5000, 3, 1)}, 3))
+	require.NotEqual(t, all, tell.lanes(fold.Input{Writer: "a", View: of(6199, 3, 1)}, 3), "of many partitions each is heard of the less often")
+	again := telling{}
+	again.restore(tell.saved())
+	require.Equal(t, tell.eachMS, again.eachMS)
+	require.Equal(t, all, tell.lanes(fold.Input{Writer: "a", View: of(6200, 3, 1)}, 3))
 	before := telling{}
 	before.restore(nil)
 	for range 2 {

@@ -159,16 +159,17 @@ func linger(maxDelay time.Duration, partitions int) time.Duration {
 	return min(max(min(maxDelay/10, 50*time.Millisecond), time.Duration(partitions)*lingerShare), maxDelay/4)
 }
 
-// pulse is nil without a join.
+// pulse is nil where nobody goes by how far partitions have come.
 func (s *session) pulse(pos position, partitions int) *pulse {
 	join := s.rec.GetSpec().GetJoin()
-	if join == nil {
+	if !s.branch.TellsProgress() {
 		return nil
 	}
 	b := &pulse{
-		interval: spec.Heartbeat(s.rec.GetSpec()), rest: spec.IdleHeartbeat(s.rec.GetSpec()), partitions: partitions, ends: s.ends, idleFrom: time.Now(),
-		maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
+		interval: spec.Heartbeat(s.rec.GetSpec(), s.branch, partitions), partitions: partitions, ends: s.ends, idleFrom: time.Now(), timedAt: time.Now(),
+		join: join != nil, maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(), dedup: s.branch.Dedup.GetTime() != "",
 	}
+	b.least, b.rest = spec.IdleHeartbeat(s.rec.GetSpec(), s.branch, partitions)
 	// Nothing may have come since the last record was read: that is found out before it is said.
 	if last := time.UnixMilli(pos.lastRecord); pos.lastRecord > 0 && last.Before(b.idleFrom) {
 		b.idleFrom = last

@@ -36,12 +36,12 @@ func (e *ends) ask() {
 	}
 }
 
-// nothingAfter tells when it was last asked and whether the partition had nothing at or behind the offset then.
-func (e *ends) nothingAfter(partition int32, offset int64) (asked time.Time, nothing bool) {
+// after tells when it was last asked, and whether the partition had nothing at or behind the offset then, or something. Neither: it is not known.
+func (e *ends) after(partition int32, offset int64) (asked time.Time, nothing, something bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	end, known := e.offsets[partition]
-	return e.asked, known && end <= offset
+	return e.asked, known && end <= offset, known && end > offset
 }
 
 // run asks Kafka for all partitions that want to know, until ctx ends.

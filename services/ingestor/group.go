@@ -59,8 +59,8 @@ func (s *Service) runBranch(ctx context.Context, rec *controlv1.PipelineRecord, 
 	}
 }
 
-// growth is how often a topic of a join is asked for its partitions. Until a new one is known it does not hold the watermark back, and its
-// events become late by as much: that must stay well below the grace.
+// growth is how often a topic whose progress is told is asked for its partitions. Until a new one is known it does not hold the watermark back, and its
+// events become late by as much: that must stay well below the grace, of dedup the window.
 func growth(grace time.Duration) time.Duration { return min(max(grace/5, time.Second), 10*time.Second) }
 
 // consume joins the consumer group and reads until ctx ends or something fails.
@@ -74,8 +74,12 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, br
 	if err != nil {
 		return err
 	}
-	if plan.Join() {
-		config.Metadata.RefreshFrequency = growth(rec.GetSpec().GetJoin().GetGrace().AsDuration())
+	if branch.TellsProgress() {
+		late := rec.GetSpec().GetJoin().GetGrace().AsDuration()
+		if rec.GetSpec().GetJoin() == nil {
+			late = branch.Dedup.GetWindow().AsDuration()
+		}
+		config.Metadata.RefreshFrequency = growth(late)
 	}
 	if s.tune != nil {
 		s.tune(config)
@@ -105,8 +109,8 @@ func (s *Service) consume(ctx context.Context, rec *controlv1.PipelineRecord, br
 	defer drained.Wait()
 	defer group.Close()
 	var ends *ends
-	if plan.Join() {
-		ends = newEnds(cluster, source.GetTopic(), spec.Heartbeat(rec.GetSpec())/4, s.log)
+	if branch.TellsProgress() {
+		ends = newEnds(cluster, source.GetTopic(), spec.Heartbeat(rec.GetSpec(), branch, 0)/4, s.log)
 		asking, cancel := context.WithCancel(ctx)
 		drained.Go(func() { ends.run(asking) })
 		defer cancel()

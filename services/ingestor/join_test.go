@@ -169,7 +169,7 @@ func TestProgressReachesEveryLane(t *testing.T) {
 		}
 		return true
 	}, 2*time.Minute, 50*time.Millisecond)
-	confirm := spec.Confirm(w.rec.GetSpec()).Milliseconds()
+	confirm := spec.Confirm(w.rec.GetSpec()).Milliseconds() // that of few partitions is no longer
 	for writer, batches := range w.batches() {
 		before := map[int]batch.View{}
 		for _, b := range batches {
@@ -228,8 +228,8 @@ func TestSilenceOfKafkaIsNotIdleness(t *testing.T) {
 	t.Parallel()
 	w := newJoinWorld(t, twoTopics, strings.Replace(shortJoin, "idle: 200ms", "idle: 1h", 1), map[string]int32{"orders": 1, "users": 1})
 	e := newEnds(nil, "orders", time.Second, nil)
-	_, nothing := e.nothingAfter(0, 0)
-	require.False(t, nothing, "nobody was asked")
+	_, nothing, something := e.after(0, 0)
+	require.False(t, nothing || something, "nobody was asked")
 
 	w.start("a")
 	w.send("orders", 0, `{"user_id":1,"amount":1,"at":"2026-01-31T10:00:00Z"}`)

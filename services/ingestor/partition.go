@@ -50,7 +50,7 @@ type partition struct {
 	patience  time.Duration // the same while there is much to read
 	delay     time.Duration // that the user allows until a row is in a block
 	branch    spec.Branch
-	pulse     *pulse // nil without a join
+	pulse     *pulse // nil where nobody goes by how far partitions have come
 	fields    batch.Fields
 	byArrival bool
 	revision  uint64
@@ -214,7 +214,7 @@ func (p *partition) add(l *lane, msg *sarama.ConsumerMessage, row rows.Row) {
 	l.fill.rows.Add(row.Row, p.fields)
 	p.pos.tally.Rows++
 	l.fill.origin.note(msg)
-	p.saw(row.EventMS)
+	p.saw(row)
 }
 
 // logged tells that the lane's log has the record since before a crash, or a lane of the set before.
@@ -234,7 +234,7 @@ func (p *partition) recount(ctx context.Context, msg *sarama.ConsumerMessage, ro
 	}
 	p.advance(msg)
 	p.pos.tally.Rows++
-	p.saw(row.EventMS)
+	p.saw(row)
 	return nil
 }
 

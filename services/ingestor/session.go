@@ -22,7 +22,7 @@ type session struct {
 	branches int // of the pipeline
 	cluster  *kafka.Cluster
 	plan     *rows.Plan
-	ends     *ends // nil without a join
+	ends     *ends // nil where nobody goes by how far partitions have come
 	prefetch *prefetch
 	ended    chan struct{} // closed by Cleanup
 

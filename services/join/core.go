@@ -12,9 +12,9 @@ import (
 	"sluice/libs/deadletters"
 	"sluice/libs/fold"
 	"sluice/libs/spec"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // core is the fold.Core: it takes batches apart into rows, and makes batches of what comes out.
@@ -83,7 +83,7 @@ func newCore(record *controlv1.PipelineRecord, cfg config) *core {
 		c.topics[b.Side], c.times[b.Side] = b.Spec.GetKafka().GetTopic(), b.Time
 	}
 	c.rows = state.New(state.Options{Budget: int(join.GetMemory()), BornMS: unitMS, Disk: cfg.disk})
-	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(writers))
+	c.joiner, c.tracker = match.New(asked.semantics(join), c.rows), watermark.New(asked.times(c.names, writers))
 	c.adopt(asked)
 	c.out = &parts{core: c, since: batch.NewTaken(), lane: cfg.lane, maxMessage: cfg.maxMessage}
 	return c

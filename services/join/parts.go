@@ -11,9 +11,9 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/deadletters"
 	"sluice/libs/fold"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 const (

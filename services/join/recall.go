@@ -12,9 +12,9 @@ import (
 	"sluice/libs/batch"
 	"sluice/libs/deadletters"
 	"sluice/libs/fold"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // recalled is what the lane had put out and refused behind its checkpoint when the log before it lost its tail: what a row that comes again is held

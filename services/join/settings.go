@@ -8,8 +8,8 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/spec"
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
-	"sluice/services/join/internal/watermark"
 )
 
 // settings are the durations that decide what a join puts out, and that a user may change while it runs. The checkpoint says which hold: what is
@@ -18,6 +18,10 @@ type settings struct {
 	window, wait, grace, idle, maxFuture int64
 	// confirm follows from grace and lanes: 0 in states of before there was such a thing.
 	confirm int64
+	// holds is 1 where an idle partition whose time goes on with the clock holds the watermark at that time: 0 in states of before.
+	holds int64
+	// each is what confirm is at least for each partition of the left and of the right topic: 0 in states of before.
+	each [2]int64
 }
 
 func settingsOf(p *controlv1.Pipeline) settings {
@@ -25,7 +29,10 @@ func settingsOf(p *controlv1.Pipeline) settings {
 	s := settings{
 		window: join.GetWindow().AsDuration().Milliseconds(), wait: join.GetWait().AsDuration().Milliseconds(),
 		grace: join.GetGrace().AsDuration().Milliseconds(), idle: spec.Idle(p).Milliseconds(), maxFuture: join.GetMaxFuture().AsDuration().Milliseconds(),
-		confirm: spec.Confirm(p).Milliseconds(),
+		confirm: spec.Confirm(p).Milliseconds(), holds: 1,
+	}
+	for _, b := range spec.Branches(p) {
+		s.each[b.Side] = spec.ConfirmEach(p, b).Milliseconds()
 	}
 	if join.GetWindow() == nil {
 		s.window = match.Forever
@@ -41,9 +48,12 @@ func (s settings) semantics(join *controlv1.Join) match.Config {
 	}
 }
 
-// times is the watermark's part of them.
-func (s settings) times(writers map[string]int) watermark.Config {
-	return watermark.Config{GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, ConfirmMS: s.confirm, Writers: writers}
+// times is the watermark's part of them; names are the sources', left and right.
+func (s settings) times(names [2]string, writers map[string]int) watermark.Config {
+	return watermark.Config{
+		GraceMS: s.grace, IdleMS: s.idle, MaxFutureMS: s.maxFuture, LiveHolds: s.holds > 0, Writers: writers,
+		ConfirmMS: s.confirm, ConfirmEachMS: map[string]int64{names[0]: s.each[0], names[1]: s.each[1]},
+	}
 }
 
 // bornMS is the width of a bucket of log time: what a segment of the checkpoint is kept for beyond what its rows need.
@@ -63,7 +73,7 @@ func (c *core) adopt(s settings) {
 	config.WindowMS, config.WaitMS, config.MaxFutureMS = s.window, s.wait, s.maxFuture
 	c.settings = s
 	c.joiner.Adopt(config)
-	c.tracker.Adopt(s.times(nil))
+	c.tracker.Adopt(s.times(c.names, nil))
 	c.rows.Buckets(c.unitMS, uint32(s.bornMS()/c.unitMS))
 }
 
@@ -95,7 +105,7 @@ func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
 func (c *core) appendSettings(dst []byte) []byte {
 	s := &c.settings
-	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture, s.confirm} {
+	for _, n := range []int64{c.unitMS, s.window, s.wait, s.grace, s.idle, s.maxFuture, s.confirm, s.holds, s.each[0], s.each[1]} {
 		dst = binary.AppendVarint(dst, n)
 	}
 	return dst
@@ -104,9 +114,12 @@ func (c *core) appendSettings(dst []byte) []byte {
 // restoreSettings goes back to those that a checkpoint of a version was made under, and returns what follows them.
 func (c *core) restoreSettings(version uint64, src []byte) ([]byte, error) {
 	var s settings
-	all := []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture, &s.confirm}
-	if version < 3 {
+	all := []*int64{&c.unitMS, &s.window, &s.wait, &s.grace, &s.idle, &s.maxFuture, &s.confirm, &s.holds, &s.each[0], &s.each[1]}
+	switch {
+	case version < 3:
 		all = all[:6]
+	case version == 3:
+		all = all[:7]
 	}
 	for _, n := range all {
 		v, size := binary.Varint(src)

@@ -77,8 +77,8 @@ func (Compression) EnumDescriptor() ([]byte, []int) {
 // what those stages need (keys, times, Kafka offsets, the selection) is in the clear.
 type EventBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout. A reader refuses a version that it does not know. 1, or 2 in the logs of a
-	// pipeline with a join: only there are the fields from 18 on used.
+	// Version of this layout. A reader refuses a version that it does not know. 1, or 2 where fields from 18 on are used: in the logs of a
+	// pipeline with a join, and in the ingest log where dedup goes by a field of the event (progress alone).
 	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	// Schema revision of the pipeline by which `columns` is laid out.
 	SchemaRevision uint64 `protobuf:"varint,2,opt,name=schema_revision,json=schemaRevision,proto3" json:"schema_revision,omitempty"`
@@ -425,9 +425,15 @@ type Progress struct {
 	// has more to read.
 	IdleSinceMs int64 `protobuf:"varint,2,opt,name=idle_since_ms,json=idleSinceMs,proto3" json:"idle_since_ms,omitempty"`
 	// How many partitions the topic has, as far as the ingestor knows.
-	Partitions    uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Partitions uint32 `protobuf:"varint,3,opt,name=partitions,proto3" json:"partitions,omitempty"`
+	// Where dedup goes by a field of the event, by which tells_dedup is set: its largest value in the partition up to and with this batch, no later than the
+	// arrival; milliseconds since 1970. Absent before the first event since an ingestor took the partition. Dedup passes neither on.
+	MaxDedupMs *int64 `protobuf:"varint,4,opt,name=max_dedup_ms,json=maxDedupMs,proto3,oneof" json:"max_dedup_ms,omitempty"`
+	TellsDedup bool   `protobuf:"varint,5,opt,name=tells_dedup,json=tellsDedup,proto3" json:"tells_dedup,omitempty"`
+	// With tells_dedup: the partition has more to read, but since then, milliseconds since 1970 on the ingestor's clock, no event had such a value. 0: there are such.
+	UntimedSinceMs int64 `protobuf:"varint,6,opt,name=untimed_since_ms,json=untimedSinceMs,proto3" json:"untimed_since_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
@@ -477,6 +483,27 @@ func (x *Progress) GetIdleSinceMs() int64 {
 func (x *Progress) GetPartitions() uint32 {
 	if x != nil {
 		return x.Partitions
+	}
+	return 0
+}
+
+func (x *Progress) GetMaxDedupMs() int64 {
+	if x != nil && x.MaxDedupMs != nil {
+		return *x.MaxDedupMs
+	}
+	return 0
+}
+
+func (x *Progress) GetTellsDedup() bool {
+	if x != nil {
+		return x.TellsDedup
+	}
+	return false
+}
+
+func (x *Progress) GetUntimedSinceMs() int64 {
+	if x != nil {
+		return x.UntimedSinceMs
 	}
 	return 0
 }
@@ -1852,10 +1879,10 @@ func (x *Healing) GetMs() int64 {
 	return 0
 }
 
-// DedupState is the state of dedup in a pipeline with a join that is not in segments (Manifest.core).
+// DedupState is the state of dedup that is not in segments (Manifest.core): all of it in a pipeline with a join, else what the manifest has no field for.
 type DedupState struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By source.
+	// By source; "" without a join.
 	Sets          map[string]*DedupSet `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1907,7 +1934,9 @@ type DedupSet struct {
 	ArrivalMs map[string]int64 `protobuf:"bytes,4,rep,name=arrival_ms,json=arrivalMs,proto3" json:"arrival_ms,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Of a source that is taken apart: when each of its partitions was last told to all lanes, by writer of the upstream log. Absent: with each batch, as earlier
 	// versions did.
-	Telling       *Telling `protobuf:"bytes,5,opt,name=telling,proto3" json:"telling,omitempty"`
+	Telling *Telling `protobuf:"bytes,5,opt,name=telling,proto3" json:"telling,omitempty"`
+	// Where time is a field of the event. Absent: what is forgotten goes by the rows that have come, as in earlier versions.
+	Progress      *DedupProgress `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1977,18 +2006,98 @@ func (x *DedupSet) GetTelling() *Telling {
 	return nil
 }
 
+func (x *DedupSet) GetProgress() *DedupProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// DedupProgress says how far the partitions have come, by which keys are forgotten.
+type DedupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the partitions; its layout is package watermark's.
+	State []byte `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Writers of the upstream log whose last batch said how far their partition has come. Those of earlier versions do not.
+	Told []string `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty"`
+	// How long the last word of an idle partition is good for, milliseconds; in all, and at least so long for each partition of the topic.
+	ConfirmMs     int64 `protobuf:"varint,3,opt,name=confirm_ms,json=confirmMs,proto3" json:"confirm_ms,omitempty"`
+	ConfirmEachMs int64 `protobuf:"varint,4,opt,name=confirm_each_ms,json=confirmEachMs,proto3" json:"confirm_each_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DedupProgress) Reset() {
+	*x = DedupProgress{}
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DedupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DedupProgress) ProtoMessage() {}
+
+func (x *DedupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DedupProgress.ProtoReflect.Descriptor instead.
+func (*DedupProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DedupProgress) GetState() []byte {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *DedupProgress) GetTold() []string {
+	if x != nil {
+		return x.Told
+	}
+	return nil
+}
+
+func (x *DedupProgress) GetConfirmMs() int64 {
+	if x != nil {
+		return x.ConfirmMs
+	}
+	return 0
+}
+
+func (x *DedupProgress) GetConfirmEachMs() int64 {
+	if x != nil {
+		return x.ConfirmEachMs
+	}
+	return 0
+}
+
 type Telling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How often that is, milliseconds.
+	// How often that is, milliseconds; and at least so long for each partition of the topic.
 	EveryMs       int64            `protobuf:"varint,1,opt,name=every_ms,json=everyMs,proto3" json:"every_ms,omitempty"`
 	Told          map[string]*Told `protobuf:"bytes,2,rep,name=told,proto3" json:"told,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	EachMs        int64            `protobuf:"varint,3,opt,name=each_ms,json=eachMs,proto3" json:"each_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Telling) Reset() {
 	*x = Telling{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2109,7 @@ func (x *Telling) String() string {
 func (*Telling) ProtoMessage() {}
 
 func (x *Telling) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[18]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2122,7 @@ func (x *Telling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Telling.ProtoReflect.Descriptor instead.
 func (*Telling) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{18}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Telling) GetEveryMs() int64 {
@@ -2030,6 +2139,13 @@ func (x *Telling) GetTold() map[string]*Told {
 	return nil
 }
 
+func (x *Telling) GetEachMs() int64 {
+	if x != nil {
+		return x.EachMs
+	}
+	return 0
+}
+
 // Told is what all lanes have heard of a partition last.
 type Told struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2041,7 +2157,7 @@ type Told struct {
 
 func (x *Told) Reset() {
 	*x = Told{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2169,7 @@ func (x *Told) String() string {
 func (*Told) ProtoMessage() {}
 
 func (x *Told) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[19]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2182,7 @@ func (x *Told) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Told.ProtoReflect.Descriptor instead.
 func (*Told) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{19}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Told) GetArrivalMs() int64 {
@@ -2096,7 +2212,7 @@ type Taken struct {
 
 func (x *Taken) Reset() {
 	*x = Taken{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2108,7 +2224,7 @@ func (x *Taken) String() string {
 func (*Taken) ProtoMessage() {}
 
 func (x *Taken) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[20]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2121,7 +2237,7 @@ func (x *Taken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Taken.ProtoReflect.Descriptor instead.
 func (*Taken) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{20}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Taken) GetTopicId() []byte {
@@ -2157,7 +2273,7 @@ type Mark struct {
 
 func (x *Mark) Reset() {
 	*x = Mark{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2285,7 @@ func (x *Mark) String() string {
 func (*Mark) ProtoMessage() {}
 
 func (x *Mark) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[21]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2298,7 @@ func (x *Mark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mark.ProtoReflect.Descriptor instead.
 func (*Mark) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{21}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Mark) GetSequence() uint64 {
@@ -2215,7 +2331,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2227,7 +2343,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[22]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2240,7 +2356,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{22}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Segment) GetKey() string {
@@ -2330,7 +2446,7 @@ type SinkPosition struct {
 
 func (x *SinkPosition) Reset() {
 	*x = SinkPosition{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2458,7 @@ func (x *SinkPosition) String() string {
 func (*SinkPosition) ProtoMessage() {}
 
 func (x *SinkPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[23]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2471,7 @@ func (x *SinkPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SinkPosition.ProtoReflect.Descriptor instead.
 func (*SinkPosition) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{23}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SinkPosition) GetFormat() uint32 {
@@ -2512,7 +2628,7 @@ type Suspicion struct {
 
 func (x *Suspicion) Reset() {
 	*x = Suspicion{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2640,7 @@ func (x *Suspicion) String() string {
 func (*Suspicion) ProtoMessage() {}
 
 func (x *Suspicion) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[24]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2653,7 @@ func (x *Suspicion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Suspicion.ProtoReflect.Descriptor instead.
 func (*Suspicion) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{24}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Suspicion) GetWhy() string {
@@ -2578,7 +2694,7 @@ type Ledger struct {
 
 func (x *Ledger) Reset() {
 	*x = Ledger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2706,7 @@ func (x *Ledger) String() string {
 func (*Ledger) ProtoMessage() {}
 
 func (x *Ledger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[25]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2719,7 @@ func (x *Ledger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ledger.ProtoReflect.Descriptor instead.
 func (*Ledger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{25}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ledger) GetPartitions() map[int32]*PartitionLedger {
@@ -2643,7 +2759,7 @@ type PartitionLedger struct {
 
 func (x *PartitionLedger) Reset() {
 	*x = PartitionLedger{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2655,7 +2771,7 @@ func (x *PartitionLedger) String() string {
 func (*PartitionLedger) ProtoMessage() {}
 
 func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[26]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2668,7 +2784,7 @@ func (x *PartitionLedger) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionLedger.ProtoReflect.Descriptor instead.
 func (*PartitionLedger) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{26}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PartitionLedger) GetRows() uint64 {
@@ -2736,7 +2852,7 @@ type PendingBlock struct {
 
 func (x *PendingBlock) Reset() {
 	*x = PendingBlock{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2864,7 @@ func (x *PendingBlock) String() string {
 func (*PendingBlock) ProtoMessage() {}
 
 func (x *PendingBlock) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[27]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2877,7 @@ func (x *PendingBlock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingBlock.ProtoReflect.Descriptor instead.
 func (*PendingBlock) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{27}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PendingBlock) GetFirstSequence() uint64 {
@@ -2879,7 +2995,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3007,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[28]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3020,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{28}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Receipt) GetLane() uint32 {
@@ -3026,7 +3142,7 @@ type BatchReceipt struct {
 
 func (x *BatchReceipt) Reset() {
 	*x = BatchReceipt{}
-	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3154,7 @@ func (x *BatchReceipt) String() string {
 func (*BatchReceipt) ProtoMessage() {}
 
 func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_event_v1_event_proto_msgTypes[29]
+	mi := &file_sluice_event_v1_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3167,7 @@ func (x *BatchReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReceipt.ProtoReflect.Descriptor instead.
 func (*BatchReceipt) Descriptor() ([]byte, []int) {
-	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{29}
+	return file_sluice_event_v1_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BatchReceipt) GetSequence() uint64 {
@@ -3194,15 +3310,21 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01B\x0f\n" +
 	"\r_watermark_msB\f\n" +
 	"\n" +
-	"_before_ms\"\x86\x01\n" +
+	"_before_ms\"\x89\x02\n" +
 	"\bProgress\x12%\n" +
 	"\fmax_event_ms\x18\x01 \x01(\x03H\x00R\n" +
 	"maxEventMs\x88\x01\x01\x12\"\n" +
 	"\ridle_since_ms\x18\x02 \x01(\x03R\vidleSinceMs\x12\x1e\n" +
 	"\n" +
 	"partitions\x18\x03 \x01(\rR\n" +
-	"partitionsB\x0f\n" +
-	"\r_max_event_ms\"\xd8\x01\n" +
+	"partitions\x12%\n" +
+	"\fmax_dedup_ms\x18\x04 \x01(\x03H\x01R\n" +
+	"maxDedupMs\x88\x01\x01\x12\x1f\n" +
+	"\vtells_dedup\x18\x05 \x01(\bR\n" +
+	"tellsDedup\x12(\n" +
+	"\x10untimed_since_ms\x18\x06 \x01(\x03R\x0euntimedSinceMsB\x0f\n" +
+	"\r_max_event_msB\x0f\n" +
+	"\r_max_dedup_ms\"\xd8\x01\n" +
 	"\n" +
 	"KafkaRange\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
@@ -3369,7 +3491,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x04sets\x18\x01 \x03(\v2%.sluice.event.v1.DedupState.SetsEntryR\x04sets\x1aR\n" +
 	"\tSetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
-	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\x89\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.event.v1.DedupSetR\x05value:\x028\x01\"\xc5\x03\n" +
 	"\bDedupSet\x12\x1d\n" +
 	"\n" +
 	"horizon_ms\x18\x01 \x01(\x03R\thorizonMs\x12\x1b\n" +
@@ -3377,16 +3499,24 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmax_time_ms\x18\x03 \x03(\v2(.sluice.event.v1.DedupSet.MaxTimeMsEntryR\tmaxTimeMs\x12G\n" +
 	"\n" +
 	"arrival_ms\x18\x04 \x03(\v2(.sluice.event.v1.DedupSet.ArrivalMsEntryR\tarrivalMs\x122\n" +
-	"\atelling\x18\x05 \x01(\v2\x18.sluice.event.v1.TellingR\atelling\x1a<\n" +
+	"\atelling\x18\x05 \x01(\v2\x18.sluice.event.v1.TellingR\atelling\x12:\n" +
+	"\bprogress\x18\x06 \x01(\v2\x1e.sluice.event.v1.DedupProgressR\bprogress\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
 	"\x0eArrivalMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xac\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x80\x01\n" +
+	"\rDedupProgress\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\fR\x05state\x12\x12\n" +
+	"\x04told\x18\x02 \x03(\tR\x04told\x12\x1d\n" +
+	"\n" +
+	"confirm_ms\x18\x03 \x01(\x03R\tconfirmMs\x12&\n" +
+	"\x0fconfirm_each_ms\x18\x04 \x01(\x03R\rconfirmEachMs\"\xc5\x01\n" +
 	"\aTelling\x12\x19\n" +
 	"\bevery_ms\x18\x01 \x01(\x03R\aeveryMs\x126\n" +
-	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x1aN\n" +
+	"\x04told\x18\x02 \x03(\v2\".sluice.event.v1.Telling.ToldEntryR\x04told\x12\x17\n" +
+	"\aeach_ms\x18\x03 \x01(\x03R\x06eachMs\x1aN\n" +
 	"\tToldEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12+\n" +
 	"\x05value\x18\x02 \x01(\v2\x15.sluice.event.v1.ToldR\x05value:\x028\x01\"E\n" +
@@ -3543,7 +3673,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3564,98 +3694,100 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	(*Healing)(nil),         // 16: sluice.event.v1.Healing
 	(*DedupState)(nil),      // 17: sluice.event.v1.DedupState
 	(*DedupSet)(nil),        // 18: sluice.event.v1.DedupSet
-	(*Telling)(nil),         // 19: sluice.event.v1.Telling
-	(*Told)(nil),            // 20: sluice.event.v1.Told
-	(*Taken)(nil),           // 21: sluice.event.v1.Taken
-	(*Mark)(nil),            // 22: sluice.event.v1.Mark
-	(*Segment)(nil),         // 23: sluice.event.v1.Segment
-	(*SinkPosition)(nil),    // 24: sluice.event.v1.SinkPosition
-	(*Suspicion)(nil),       // 25: sluice.event.v1.Suspicion
-	(*Ledger)(nil),          // 26: sluice.event.v1.Ledger
-	(*PartitionLedger)(nil), // 27: sluice.event.v1.PartitionLedger
-	(*PendingBlock)(nil),    // 28: sluice.event.v1.PendingBlock
-	(*Receipt)(nil),         // 29: sluice.event.v1.Receipt
-	(*BatchReceipt)(nil),    // 30: sluice.event.v1.BatchReceipt
-	nil,                     // 31: sluice.event.v1.JoinPast.TakenEntry
-	nil,                     // 32: sluice.event.v1.JoinPast.OwnEntry
-	nil,                     // 33: sluice.event.v1.Manifest.MaxTimeMsEntry
-	nil,                     // 34: sluice.event.v1.Manifest.ArrivalMsEntry
-	nil,                     // 35: sluice.event.v1.Manifest.TakenEntry
-	nil,                     // 36: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 37: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 38: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 39: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 40: sluice.event.v1.Telling.ToldEntry
-	nil,                     // 41: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 42: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 43: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 44: sluice.event.v1.SinkPosition.JoinedEntry
-	nil,                     // 45: sluice.event.v1.Suspicion.OffsetsEntry
-	nil,                     // 46: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 47: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 48: sluice.event.v1.PendingBlock.PositionsEntry
+	(*DedupProgress)(nil),   // 19: sluice.event.v1.DedupProgress
+	(*Telling)(nil),         // 20: sluice.event.v1.Telling
+	(*Told)(nil),            // 21: sluice.event.v1.Told
+	(*Taken)(nil),           // 22: sluice.event.v1.Taken
+	(*Mark)(nil),            // 23: sluice.event.v1.Mark
+	(*Segment)(nil),         // 24: sluice.event.v1.Segment
+	(*SinkPosition)(nil),    // 25: sluice.event.v1.SinkPosition
+	(*Suspicion)(nil),       // 26: sluice.event.v1.Suspicion
+	(*Ledger)(nil),          // 27: sluice.event.v1.Ledger
+	(*PartitionLedger)(nil), // 28: sluice.event.v1.PartitionLedger
+	(*PendingBlock)(nil),    // 29: sluice.event.v1.PendingBlock
+	(*Receipt)(nil),         // 30: sluice.event.v1.Receipt
+	(*BatchReceipt)(nil),    // 31: sluice.event.v1.BatchReceipt
+	nil,                     // 32: sluice.event.v1.JoinPast.TakenEntry
+	nil,                     // 33: sluice.event.v1.JoinPast.OwnEntry
+	nil,                     // 34: sluice.event.v1.Manifest.MaxTimeMsEntry
+	nil,                     // 35: sluice.event.v1.Manifest.ArrivalMsEntry
+	nil,                     // 36: sluice.event.v1.Manifest.TakenEntry
+	nil,                     // 37: sluice.event.v1.Manifest.HorizonsMsEntry
+	nil,                     // 38: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 39: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 40: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 41: sluice.event.v1.Telling.ToldEntry
+	nil,                     // 42: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 43: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 44: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 45: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 46: sluice.event.v1.Suspicion.OffsetsEntry
+	nil,                     // 47: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 48: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 49: sluice.event.v1.PendingBlock.PositionsEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
 	0,  // 1: sluice.event.v1.EventBatch.compression:type_name -> sluice.event.v1.Compression
 	5,  // 2: sluice.event.v1.EventBatch.tally:type_name -> sluice.event.v1.Tally
 	3,  // 3: sluice.event.v1.EventBatch.progress:type_name -> sluice.event.v1.Progress
-	31, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
-	32, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
+	32, // 4: sluice.event.v1.JoinPast.taken:type_name -> sluice.event.v1.JoinPast.TakenEntry
+	33, // 5: sluice.event.v1.JoinPast.own:type_name -> sluice.event.v1.JoinPast.OwnEntry
 	5,  // 6: sluice.event.v1.IngestPosition.tally:type_name -> sluice.event.v1.Tally
 	8,  // 7: sluice.event.v1.DeadLetter.headers:type_name -> sluice.event.v1.Header
 	7,  // 8: sluice.event.v1.DeadLetterBatch.letters:type_name -> sluice.event.v1.DeadLetter
-	22, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
+	23, // 9: sluice.event.v1.LettersMark.message:type_name -> sluice.event.v1.Mark
 	12, // 10: sluice.event.v1.RefusedRows.rows:type_name -> sluice.event.v1.RefusedRow
-	23, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
+	24, // 11: sluice.event.v1.Manifest.segments:type_name -> sluice.event.v1.Segment
 	5,  // 12: sluice.event.v1.Manifest.tally:type_name -> sluice.event.v1.Tally
-	33, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
-	34, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
-	35, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
-	22, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
+	34, // 13: sluice.event.v1.Manifest.max_time_ms:type_name -> sluice.event.v1.Manifest.MaxTimeMsEntry
+	35, // 14: sluice.event.v1.Manifest.arrival_ms:type_name -> sluice.event.v1.Manifest.ArrivalMsEntry
+	36, // 15: sluice.event.v1.Manifest.taken:type_name -> sluice.event.v1.Manifest.TakenEntry
+	23, // 16: sluice.event.v1.Manifest.marks:type_name -> sluice.event.v1.Mark
 	16, // 17: sluice.event.v1.Manifest.healed:type_name -> sluice.event.v1.Healing
-	22, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
+	23, // 18: sluice.event.v1.Manifest.output:type_name -> sluice.event.v1.Mark
 	15, // 19: sluice.event.v1.Manifest.earlier:type_name -> sluice.event.v1.Earlier
-	36, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
+	37, // 20: sluice.event.v1.Manifest.horizons_ms:type_name -> sluice.event.v1.Manifest.HorizonsMsEntry
 	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
 	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
-	22, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
-	22, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	37, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	38, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	39, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	19, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
-	40, // 29: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
-	28, // 30: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	5,  // 31: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	41, // 32: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	22, // 33: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	26, // 34: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	16, // 35: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	42, // 36: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	10, // 37: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
-	43, // 38: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	44, // 39: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
-	25, // 40: sluice.event.v1.SinkPosition.suspicion:type_name -> sluice.event.v1.Suspicion
-	45, // 41: sluice.event.v1.Suspicion.offsets:type_name -> sluice.event.v1.Suspicion.OffsetsEntry
-	46, // 42: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	47, // 43: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	48, // 44: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	30, // 45: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	21, // 46: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 47: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 48: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 49: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	20, // 50: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
-	21, // 51: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	21, // 52: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
-	27, // 53: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	21, // 54: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	23, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
+	23, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	38, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	39, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	40, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	20, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
+	19, // 29: sluice.event.v1.DedupSet.progress:type_name -> sluice.event.v1.DedupProgress
+	41, // 30: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
+	29, // 31: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 32: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	42, // 33: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	23, // 34: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	27, // 35: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	16, // 36: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	43, // 37: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	10, // 38: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
+	44, // 39: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	45, // 40: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	26, // 41: sluice.event.v1.SinkPosition.suspicion:type_name -> sluice.event.v1.Suspicion
+	46, // 42: sluice.event.v1.Suspicion.offsets:type_name -> sluice.event.v1.Suspicion.OffsetsEntry
+	47, // 43: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	48, // 44: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	49, // 45: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	31, // 46: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	22, // 47: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 48: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 49: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 50: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	21, // 51: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
+	22, // 52: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 53: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	28, // 54: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	22, // 55: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	56, // [56:56] is the sub-list for method output_type
+	56, // [56:56] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3672,7 +3804,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

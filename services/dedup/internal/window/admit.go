@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"sluice/libs/watermark"
 )
 
 // group is how many rows ahead memory is touched before any is decided, so that their cache misses
@@ -71,7 +73,7 @@ func (s *Set) Admit(b Batch) (duplicates int, err error) {
 		s.largest = max(s.largest, w.MaxMS)
 	}
 	if s.eventTime {
-		s.advance()
+		s.advance(b, keyed)
 	}
 	s.sweepDue()
 	return duplicates, nil
@@ -110,15 +112,31 @@ func (s *Set) touch(key []byte) uint64 {
 	return near[0].rest ^ near[4].rest ^ near[8].rest
 }
 
-// advance moves the event-time horizon: two windows behind the slowest writer that is not idle.
-func (s *Set) advance() {
-	slowest := MaxTime
+// advance moves the event-time horizon: two windows behind the slowest partition, or, while one of the live writers does not say how far its
+// partition is, behind the slowest of these.
+func (s *Set) advance(b Batch, keyed bool) {
+	follows := s.partitions != nil
+	if follows && b.Told {
+		s.partitions.Add(b.Progress)
+	}
+	if w, known := s.writers[b.Writer]; known && (keyed || b.Told) {
+		w.Told = follows && b.Told
+		s.writers[b.Writer] = w
+	}
+	slowest, live := MaxTime, false
 	for _, w := range s.writers {
 		if s.newest-w.ArrivalMS <= IdleAfter.Milliseconds() {
-			slowest = min(slowest, w.MaxMS)
+			slowest, live = min(slowest, w.MaxMS), true
+			follows = follows && w.Told
 		}
 	}
-	s.horizon = max(s.horizon, slowest-2*s.windowMS)
+	if follows {
+		slowest = s.partitions.Watermark()
+		live = slowest != watermark.None
+	}
+	if live { // else nobody says anything of event time: events without a key for a minute must not end all that is remembered
+		s.horizon = max(s.horizon, clampTime(slowest)-2*s.windowMS)
+	}
 }
 
 // passFirst decides for keep FIRST.

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
+
+	"sluice/libs/watermark"
 )
 
 // Run with -args -keys=100 for the design's figure of 100 million keys.
@@ -179,7 +181,7 @@ func BenchmarkRestore(b *testing.B) {
 		set, err = New(Config{Window: time.Hour})
 		require.NoError(b, err)
 		start := cpuTime()
-		set.RestoreState(state)
+		require.NoError(b, set.RestoreState(state))
 		set.Reserve(entries)
 		for _, c := range chunks {
 			require.NoError(b, set.Restore(c.Data))
@@ -197,7 +199,7 @@ func BenchmarkRestore(b *testing.B) {
 func TestAdmitDoesNotAllocate(t *testing.T) {
 	set, err := New(Config{Window: time.Hour})
 	require.NoError(t, err)
-	set.RestoreState(State{HorizonMS: 1e12}) // no sweep on the way, which would give the room back
+	require.NoError(t, set.RestoreState(State{HorizonMS: 1e12})) // no sweep on the way, which would give the room back
 	set.Reserve(2_000_000)
 	src := newSource(false)
 	perBatch := testing.AllocsPerRun(100, func() {
@@ -217,4 +219,53 @@ func TestAdmitDoesNotAllocate(t *testing.T) {
 	}))
 	require.NoError(t, err)
 	require.Equal(t, benchRows, duplicates)
+}
+
+// BenchmarkEventTime is BenchmarkSteady with event times of a dozen partitions: by what rows say, and by what writers say of their partitions.
+func BenchmarkEventTime(b *testing.B) {
+	for _, told := range []bool{false, true} {
+		b.Run(map[bool]string{false: "rows tell", true: "writers tell"}[told], func(b *testing.B) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			live := *millions * 1_000_000
+			const window = 1_000_000 // ms
+			set, err := New(Config{Window: window * time.Millisecond, EventTime: true})
+			require.NoError(b, err)
+			if told {
+				set.Follow(Confirm{MS: 60_000})
+			}
+			src := newSource(false)
+			writers := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"}
+			next := func(i int) Batch {
+				t := 1e12 + int64(float64(src.n)*0.9*window/float64(live))
+				batch := src.next(t, uint64(live/2))
+				batch.Writer, batch.Told = writers[i%len(writers)], told
+				batch.Progress = watermark.Batch{
+					Writer: batch.Writer, TopicID: "t", Partition: int32(i % len(writers)), ArrivalMS: t, MaxMS: t, HasMax: true, Partitions: len(writers),
+				}
+				return batch
+			}
+			i := 0
+			for ; src.n < uint64(live)*24/10; i++ { // once around
+				_, err := set.Admit(next(i))
+				require.NoError(b, err)
+				set.Take()
+			}
+			var spent time.Duration
+			rows := 0
+			for b.Loop() {
+				for range 100 {
+					batch := next(i)
+					i++
+					start := cpuTime()
+					_, err := set.Admit(batch)
+					spent += cpuTime() - start
+					require.NoError(b, err)
+					rows += benchRows
+					set.Take()
+				}
+			}
+			perKey(b, spent, rows)
+		})
+	}
 }

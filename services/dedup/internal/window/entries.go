@@ -72,14 +72,26 @@ func (s *Set) Take() []Chunk {
 }
 
 // RestoreState sets what decisions depend on besides the entries. It comes before Restore.
-func (s *Set) RestoreState(st State) {
-	s.horizon = max(s.horizon, clampTime(st.HorizonMS))
-	s.sweepAt = s.horizon
+func (s *Set) RestoreState(st State) error {
+	if len(st.Progress) > 0 {
+		s.Follow(st.Confirm)
+		if _, err := s.partitions.Restore(st.Progress); err != nil {
+			return err
+		}
+	}
 	for k, w := range st.Writers {
 		s.writers[k] = w
 		s.largest = max(s.largest, w.MaxMS)
 		s.newest = max(s.newest, w.ArrivalMS)
 	}
+	horizon := clampTime(st.HorizonMS)
+	if len(st.Writers) > 0 {
+		// Earlier versions ended all memory, for good, when nothing had a key for a minute.
+		horizon = min(horizon, s.largest)
+	}
+	s.horizon = max(s.horizon, horizon)
+	s.sweepAt = s.horizon
+	return nil
 }
 
 // Reserve makes room for so many entries at once, so that restoring does not grow step by step.

@@ -4,11 +4,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"sluice/libs/watermark"
 )
 
 // event is one row as tests write it. A zero key is no key.
@@ -53,6 +56,31 @@ type model struct {
 	largest int64
 	newest  int64
 	writers map[string]Writer
+
+	partitions *watermark.Tracker
+}
+
+// input is a batch of a history; the writer is its partition's number.
+type input struct {
+	writer  string
+	arrival int64
+	events  []event
+	told    bool
+	maxMS   int64
+	hasMax  bool
+	idleMS  int64 // since when there has been nothing to read; 0: there is more
+}
+
+func (in input) progress() watermark.Batch {
+	return watermark.Batch{
+		Writer: in.writer, Partition: int32(in.writer[0] - '0'), ArrivalMS: in.arrival, MaxMS: in.maxMS, HasMax: in.hasMax, IdleSinceMS: in.idleMS, Partitions: 3,
+	}
+}
+
+func (in input) batch(latest bool) Batch {
+	b := batchOf(in.writer, in.arrival, in.events, latest)
+	b.Told, b.Progress = in.told, in.progress()
+	return b
 }
 
 func newModel(c Config) *model {
@@ -60,7 +88,8 @@ func newModel(c Config) *model {
 }
 
 // admit returns which events are in afterwards.
-func (m *model) admit(writer string, arrival int64, events []event) []bool {
+func (m *model) admit(batch input) []bool {
+	writer, arrival, events := batch.writer, batch.arrival, batch.events
 	window := m.cfg.Window.Milliseconds()
 	in := make([]bool, len(events))
 	m.newest = max(m.newest, arrival)
@@ -89,6 +118,10 @@ func (m *model) admit(writer string, arrival int64, events []event) []bool {
 		}
 		in[i] = m.decide(e, window)
 	}
+	if keyed || known && batch.told {
+		w.Told = batch.told && m.partitions != nil
+		m.writers[writer] = w
+	}
 	if keyed {
 		w.ArrivalMS = max(w.ArrivalMS, arrival)
 		if !known {
@@ -97,15 +130,33 @@ func (m *model) admit(writer string, arrival int64, events []event) []bool {
 		m.writers[writer] = w
 	}
 	if m.cfg.EventTime {
-		slowest := MaxTime
-		for _, w := range m.writers {
-			if m.newest-w.ArrivalMS <= 60_000 {
-				slowest = min(slowest, w.MaxMS)
-			}
-		}
-		m.horizon = max(m.horizon, slowest-2*window)
+		m.forget(batch, window)
 	}
 	return in
+}
+
+// forget moves the horizon of event times.
+func (m *model) forget(in input, window int64) {
+	if m.partitions != nil && in.told {
+		m.partitions.Add(in.progress())
+	}
+	var times []int64
+	follows := m.partitions != nil
+	for _, w := range m.writers {
+		if m.newest-w.ArrivalMS <= 60_000 {
+			times = append(times, w.MaxMS)
+			follows = follows && w.Told
+		}
+	}
+	if follows {
+		times = nil
+		if at := m.partitions.Watermark(); at != watermark.None {
+			times = append(times, at)
+		}
+	}
+	if len(times) > 0 {
+		m.horizon = max(m.horizon, slices.Min(times)-2*window)
+	}
 }
 
 func (m *model) decide(e event, window int64) bool {
@@ -155,12 +206,14 @@ func checkHistory(t *rapid.T, latest, eventTime bool) {
 	set, err := New(cfg)
 	require.NoError(t, err)
 
-	// What a checkpoint holds, and the batches since.
-	type input struct {
-		writer  string
-		arrival int64
-		events  []event
+	if eventTime && rapid.Bool().Draw(t, "follow") {
+		confirm := Confirm{MS: 10_000, EachMS: 4000} // of three partitions: 12 s
+		set.Follow(confirm)
+		m.partitions = watermark.New(watermark.Config{IdleMS: 60_000, ConfirmMS: confirm.MS, ConfirmEachMS: map[string]int64{"": confirm.EachMS}, Still: true, Writers: map[string]int{"": 1}})
 	}
+	mostly := rapid.Bool().Draw(t, "mostly told")
+	largest := map[string]int64{}
+	// What a checkpoint holds, and the batches since.
 	var (
 		saved  []Chunk
 		state  State
@@ -176,7 +229,7 @@ func checkHistory(t *rapid.T, latest, eventTime bool) {
 		case 1: // crash: restore, then replay
 			set, err = New(cfg)
 			require.NoError(t, err)
-			set.RestoreState(state)
+			require.NoError(t, set.RestoreState(state))
 			if rapid.Bool().Draw(t, "reserve") {
 				set.Reserve(1000)
 			}
@@ -184,7 +237,7 @@ func checkHistory(t *rapid.T, latest, eventTime bool) {
 				require.NoError(t, set.Restore(saved[i].Data))
 			}
 			for i, in := range since {
-				b := batchOf(in.writer, in.arrival, in.events, latest)
+				b := in.batch(latest)
 				_, err := set.Admit(b)
 				require.NoError(t, err)
 				require.Equal(t, before[i], selected(b.Selection, b.Rows), "replayed batch")
@@ -204,8 +257,18 @@ func checkHistory(t *rapid.T, latest, eventTime bool) {
 				out:     rapid.IntRange(0, 9).Draw(t, "out") == 0,
 			})
 		}
-		want := m.admit(in.writer, in.arrival, in.events)
-		b := batchOf(in.writer, in.arrival, in.events, latest)
+		in.told = mostly && rapid.IntRange(0, 19).Draw(t, "told") > 0
+		for _, e := range in.events {
+			if old, ok := largest[in.writer]; !ok || e.timeMS > old {
+				largest[in.writer] = min(e.timeMS, in.arrival)
+			}
+		}
+		in.maxMS, in.hasMax = largest[in.writer]
+		if rapid.IntRange(0, 3).Draw(t, "idle") == 0 {
+			in.idleMS = in.arrival - rapid.SampledFrom([]int64{0, 59_999, 60_000, 200_000}).Draw(t, "since")
+		}
+		want := m.admit(in)
+		b := in.batch(latest)
 		kept := count(selected(b.Selection, b.Rows))
 		duplicates, err := set.Admit(b)
 		require.NoError(t, err)

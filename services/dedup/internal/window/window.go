@@ -11,12 +11,17 @@
 //
 //   - Arrival time: times are made monotone (an event is never older than the one before it), and
 //     the horizon is the newest time minus the window. Exact to the millisecond.
-//   - Event time: the horizon is two windows behind the slowest live writer, so that an event up to
-//     a whole window late still meets everything within its window. A later one is judged by what
-//     is still visible, and leaves no entry if it is itself older than the horizon: it passes
-//     rather than being lost. Times count as at most one window after the batch's arrival, and move
-//     the horizon at most up to the arrival: one event with a time in the far future neither stays
-//     for ever nor blinds the set.
+//   - Event time: the horizon is two windows behind the slowest partition, so that an event up to
+//     a whole window late still meets everything within its window, however far ahead the other
+//     partitions are read. A later one is judged by what is still visible, and leaves no entry if it
+//     is itself older than the horizon: it passes rather than being lost. Times count as at most one
+//     window after the batch's arrival, and move the horizon at most up to the arrival: one event
+//     with a time in the far future neither stays for ever nor blinds the set.
+//     How far a partition has come its writer says: see Follow and package watermark. A partition holds the
+//     horizon until it is heard to have had nothing to read for IdleAfter, and again when that has not been
+//     confirmed for a while. So memory is what lies between the slowest partition and the fastest, and two windows.
+//     As long as a live writer does not say it, as those of earlier versions, or nobody follows, the horizon goes by the
+//     rows that have come: two windows behind the slowest writer that has sent one in the last IdleAfter.
 //   - Keep latest: one entry a key. An event passes if and only if no visible entry of its key has
 //     a version at or above its own; it then replaces the entry.
 //
@@ -28,6 +33,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"sluice/libs/watermark"
 )
 
 // MinTime and MaxTime bound the times that the set tells apart (years 1900 and 2457), in
@@ -37,8 +44,8 @@ const (
 	MaxTime int64 = MinTime + timeMask - 1
 )
 
-// IdleAfter is how far a writer's last batch may lag behind the newest one of the lane, by arrival,
-// before the writer no longer holds the event-time horizon back.
+// IdleAfter is how long a partition must have had nothing to read not to hold the event-time horizon back; where that is not said, how far
+// its writer's last batch may lag behind the newest one of the lane, by arrival.
 const IdleAfter = time.Minute
 
 // Config says what a duplicate is. It must not change during the life of a set, but for Window
@@ -69,20 +76,28 @@ type Batch struct {
 	// Selection has a bit a row, lowest first. Rows that are out are not looked at; the bits of
 	// duplicates are cleared.
 	Selection []byte
+	// Told: the writer says how far its partition has come with the batch, which is in Progress. For event times only.
+	Told     bool
+	Progress watermark.Batch
 }
 
 // Writer is what the set knows of one producer.
 type Writer struct {
 	// MaxMS is the largest time that counts, milliseconds since 1970.
 	MaxMS int64
-	// ArrivalMS is the arrival of its newest batch.
+	// ArrivalMS is the arrival of its newest batch that had a key.
 	ArrivalMS int64
+	// Told says whether its newest batch said how far its partition has come.
+	Told bool
 }
 
 // State is everything that decisions depend on besides the entries.
 type State struct {
 	HorizonMS int64
 	Writers   map[string]Writer
+	// Progress is of the partitions, and Confirm as given to Follow. Empty: nobody follows.
+	Progress []byte
+	Confirm  Confirm
 }
 
 // Set is the windowed set of one lane. It is not safe for concurrent use.
@@ -96,6 +111,9 @@ type Set struct {
 	largest int64
 	newest  int64 // newest arrival seen
 	writers map[string]Writer
+	// partitions is how far they have come; nil: the rows tell.
+	partitions *watermark.Tracker
+	confirm    Confirm
 
 	tables  [tableCount]table
 	entries int
@@ -134,6 +152,30 @@ func (s *Set) SetWindow(w time.Duration) error {
 	return nil
 }
 
+// Confirm is how long it is believed that a partition has nothing to read, in milliseconds; 0: for ever.
+type Confirm struct {
+	MS     int64
+	EachMS int64 // at least so long for each partition of the topic
+}
+
+// Follow lets the horizon of event times go by how far writers say that their partitions have come, from the next batch on.
+func (s *Set) Follow(confirm Confirm) {
+	s.confirm = confirm
+	config := watermark.Config{
+		IdleMS: IdleAfter.Milliseconds(), ConfirmMS: confirm.MS, ConfirmEachMS: map[string]int64{"": confirm.EachMS}, Writers: map[string]int{"": 1},
+		// An event that is read late is no older: with the clock, what a topic of long ago gets in a pause would be late.
+		Still: true,
+	}
+	if s.partitions == nil {
+		s.partitions = watermark.New(config)
+		return
+	}
+	s.partitions.Adopt(config)
+}
+
+// Follows tells whether it does, and what Follow was given.
+func (s *Set) Follows() (confirm Confirm, ok bool) { return s.confirm, s.partitions != nil }
+
 // Window returns the window in force.
 func (s *Set) Window() time.Duration { return time.Duration(s.windowMS) * time.Millisecond }
 
@@ -157,7 +199,11 @@ func (s *Set) State() State {
 	for k, v := range s.writers {
 		w[k] = v
 	}
-	return State{HorizonMS: s.horizon, Writers: w}
+	st := State{HorizonMS: s.horizon, Writers: w}
+	if s.partitions != nil {
+		st.Progress, st.Confirm = s.partitions.Append(nil), s.confirm
+	}
+	return st
 }
 
 // clampTime brings a time into the range that the set tells apart.

@@ -12,8 +12,8 @@ import (
 	"errors"
 	"math"
 
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // Config is the join. Durations in milliseconds.

@@ -12,9 +12,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // batchOf is one message of a drawn log.

@@ -10,10 +10,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/zeebo/xxh3"
 
+	"sluice/libs/watermark"
 	"sluice/services/join/internal/disk"
 	"sluice/services/join/internal/match"
 	"sluice/services/join/internal/state"
-	"sluice/services/join/internal/watermark"
 )
 
 // world is a lane as the service puts it together: rows and their watermark.
@@ -158,7 +158,7 @@ func duration(t require.TestingT, text string) int64 {
 func configOf(t require.TestingT, line string) (match.Config, watermark.Config) {
 	words := strings.Fields(line)
 	c := match.Config{Lookup: words[0] == "LOOKUP", Outer: words[1] == "LEFT", WindowMS: match.Forever}
-	times := watermark.Config{IdleMS: 30_000}
+	times := watermark.Config{IdleMS: 30_000, LiveHolds: true}
 	for _, word := range words[2:] {
 		name, value, ok := strings.Cut(word, "=")
 		require.True(t, ok, line)

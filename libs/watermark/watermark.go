@@ -1,9 +1,10 @@
-// Package watermark tells how far event time has come in a join lane: the time that no partition will go back behind, but
+// Package watermark tells how far event time has come in a lane: the time that no partition will go back behind, but
 // for rows that are late.
 //
 // Guaranteed: the watermark depends on the batches alone, in their order, and never goes back. A partition of which nothing is known yet, or
-// one that has had no event, holds it back; one that has been idle for long enough does not, for as long as it is heard to be. Until then a silent partition's time goes on
-// with the clock only if its events come about when they happen: of events of long ago, or from a clock of their own, a pause says nothing of how far time has come.
+// one that has had no event, holds it back. A silent partition's time goes on with the clock if its events come about when they happen, and it holds the watermark there:
+// what comes next is no further out of order than grace. Of events of long ago, or from a clock of their own, a pause says nothing of how far time has come:
+// such a partition, and one without events, holds it where it is until it has been idle for long enough, and then not for as long as it is heard to be.
 //
 // Not guaranteed: that no row comes behind it. That is what grace is for, and the dead letters.
 package watermark
@@ -27,6 +28,12 @@ type Config struct {
 	// ConfirmMS is how old the last word of a partition that is idle may be, against what has been heard of the others, for it not to hold the watermark
 	// back: an outage must not let the others pass what came to it meanwhile. 0: however old.
 	ConfirmMS int64
+	// ConfirmEachMS is how much that is at least for each partition of a source: of many, each says it the less often.
+	ConfirmEachMS map[string]int64
+	// LiveHolds: an idle partition whose time goes on with the clock holds the watermark at that time, however fresh its last word is.
+	LiveHolds bool
+	// Still: time does not go on with the clock where nothing comes, but only with events. How far it has come then depends on them alone.
+	Still bool
 	// Writers is how many writers of the lane's log each source comes through: each of its partitions is heard of from all
 	// of them. 1 where a partition has a writer of its own, or one writer for each lane.
 	Writers map[string]int
@@ -60,6 +67,19 @@ type source struct {
 	topicID, before string
 	partitions      int
 	heard           map[int32]map[string]progress // by partition and writer
+
+	// What follows from heard under the configuration: a batch changes one partition of perhaps thousands.
+	stands []partition
+	at     map[int32]int // where a partition is in stands
+}
+
+func newSource() *source {
+	return &source{heard: map[int32]map[string]progress{}, at: map[int32]int{}}
+}
+
+// forget forgets what was heard.
+func (s *source) forget() {
+	s.heard, s.partitions, s.stands, s.at = map[int32]map[string]progress{}, 0, nil, map[int32]int{}
 }
 
 type progress struct {
@@ -74,7 +94,7 @@ type progress struct {
 func New(config Config) *Tracker {
 	t := &Tracker{config: config, sources: map[string]*source{}, watermark: None}
 	for name := range config.Writers {
-		t.sources[name] = &source{heard: map[int32]map[string]progress{}}
+		t.sources[name] = newSource()
 	}
 	return t
 }
@@ -83,6 +103,9 @@ func New(config Config) *Tracker {
 func (t *Tracker) Adopt(config Config) {
 	config.Writers = t.config.Writers
 	t.config = config
+	for _, s := range t.sources {
+		t.reckonPartitions(s)
+	}
 }
 
 // Watermark is what holds now.
@@ -110,6 +133,7 @@ func (t *Tracker) Add(b Batch) int64 {
 		p.live = p.hasMax && b.IdleSinceMS <= add(p.maxMS, t.config.IdleMS) && p.maxMS <= add(b.IdleSinceMS, t.config.IdleMS)
 	}
 	writers[b.Writer] = p
+	t.reckonPartition(s, b.Partition)
 	t.watermark = max(t.watermark, t.reckon())
 	return t.watermark
 }
@@ -123,7 +147,7 @@ func (s *source) current(id string) bool {
 	case s.topicID != "" && id == s.before:
 		return false
 	case s.topicID != "":
-		s.heard, s.partitions = map[int32]map[string]progress{}, 0
+		s.forget()
 	}
 	s.before, s.topicID = s.topicID, id
 	return true
@@ -143,17 +167,34 @@ type partition struct {
 	live    bool
 	idleMS  int64
 	heardMS int64
+	latest  int64 // of heardMS
+	writers int   // heard of
+}
+
+func (t *Tracker) reckonPartition(s *source, number int32) {
+	i, known := s.at[number]
+	if !known {
+		i = len(s.stands)
+		s.at[number], s.stands = i, append(s.stands, partition{})
+	}
+	s.stands[i] = t.partition(s.heard[number])
+}
+
+func (t *Tracker) reckonPartitions(s *source) {
+	for _, number := range sortedNumbers(s.heard) {
+		t.reckonPartition(s, number)
+	}
 }
 
 func (t *Tracker) partition(writers map[string]progress) partition {
-	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64}
+	out := partition{time: math.MaxInt64, has: true, live: true, idleMS: math.MaxInt64, heardMS: math.MaxInt64, writers: len(writers)}
 	for _, p := range writers {
 		at := p.maxMS
-		if p.live || p.idleMS >= t.config.IdleMS {
+		if !t.config.Still && (p.live || p.idleMS >= t.config.IdleMS) {
 			at = add(at, p.idleMS)
 		}
 		out.time, out.idleMS, out.heardMS = min(out.time, at), min(out.idleMS, p.idleMS), min(out.heardMS, p.heardMS)
-		out.has, out.live = out.has && p.hasMax, out.live && p.live
+		out.has, out.live, out.latest = out.has && p.hasMax, out.live && p.live, max(out.latest, p.heardMS)
 	}
 	return out
 }
@@ -161,10 +202,8 @@ func (t *Tracker) partition(writers map[string]progress) partition {
 // latest is the arrival of the newest batch that counts, of any partition.
 func (t *Tracker) latest() (ms int64) {
 	for _, s := range t.sources {
-		for _, writers := range s.heard {
-			for _, p := range writers {
-				ms = max(ms, p.heardMS)
-			}
+		for i := range s.stands {
+			ms = max(ms, s.stands[i].latest)
 		}
 	}
 	return ms
@@ -177,17 +216,21 @@ func (t *Tracker) stand(name string, latest int64) stand {
 	if s.partitions == 0 || len(s.heard) < s.partitions {
 		out.held, out.holds = None, true
 	}
-	for _, writers := range s.heard {
-		p := t.partition(writers)
+	confirm := t.config.ConfirmMS
+	if confirm > 0 {
+		confirm = max(confirm, int64(s.partitions)*t.config.ConfirmEachMS[name])
+	}
+	for i := range s.stands {
+		p := &s.stands[i]
 		if p.has {
 			out.largest = max(out.largest, p.time)
 		}
 		idle := p.idleMS >= t.config.IdleMS
-		stale := t.config.ConfirmMS > 0 && latest > add(p.heardMS, t.config.ConfirmMS)
+		stale := confirm > 0 && latest > add(p.heardMS, confirm)
 		switch {
-		case len(writers) < t.config.Writers[name]:
+		case p.writers < t.config.Writers[name]:
 			out.held, out.holds = None, true
-		case idle && !stale:
+		case idle && !stale && !(t.config.LiveHolds && p.live):
 		case !p.has, idle && !p.live:
 			out.held, out.holds = None, true
 		default:
@@ -357,7 +400,8 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 			return nil, errDamaged
 		}
 		name := text()
-		s := &source{topicID: text(), before: text(), partitions: int(number()), heard: map[int32]map[string]progress{}}
+		s := newSource()
+		s.topicID, s.before, s.partitions = text(), text(), int(number())
 		for range number() {
 			if bad {
 				return nil, errDamaged
@@ -379,6 +423,7 @@ func (t *Tracker) Restore(src []byte) ([]byte, error) {
 		}
 		if t.sources[name] != nil {
 			t.sources[name] = s
+			t.reckonPartitions(s)
 		}
 	}
 	if bad {
