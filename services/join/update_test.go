@@ -1,6 +1,7 @@
 package join
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -151,8 +152,18 @@ func TestStateWithoutRevision(t *testing.T) {
 	before.newest = 7
 	for version, newest := range map[byte]uint64{3: 1, 4: 7} {
 		m.Core = before.appendState(nil)
-		if m.Core[0] = version; version == 3 {
-			m.Core = m.Core[:len(m.Core)-1]
+		if version == 3 { // three of the settings were not there, either
+			kept := 1
+			for range 7 {
+				_, n := binary.Varint(m.Core[kept:])
+				kept += n
+			}
+			rest := kept
+			for range 3 {
+				_, n := binary.Varint(m.Core[rest:])
+				rest += n
+			}
+			m.Core = append(append([]byte{version}, m.Core[1:kept]...), m.Core[rest:len(m.Core)-1]...)
 		}
 		after := open()
 		require.NoError(t, after.Restore(t.Context(), &m, segments))
