@@ -11,7 +11,11 @@ const (
 )
 
 // dedupJob is a pipeline that drops duplicates.
-type dedupJob struct{ feed *Feed }
+type dedupJob struct {
+	feed *Feed
+	// eventTime: the window goes by a field of the event, which moves on faster than the clock, but not by as much as the window.
+	eventTime bool
+}
 
 func (*dedupJob) Stages() []string { return []string{Ingestor, Dedup, Sink} }
 
@@ -21,16 +25,20 @@ func (*dedupJob) Columns() string {
 	return `id UInt64, n UInt64, text String, at_partition Int32, at_offset Int64`
 }
 
-func (*dedupJob) Spec(kafka, clickhouse string, with Settings) string {
+func (j *dedupJob) Spec(kafka, clickhouse string, with Settings) string {
+	time := ""
+	if j.eventTime {
+		time = ", time: at"
+	}
 	return fmt.Sprintf(`
 id: %s
 source: {kafka: {brokers: ["%s"], topic: %s}}
-dedup: {key: [id], window: %s}
+dedup: {key: [id], window: %s%s}
 columns: [{name: at_partition, from: $partition}, {name: at_offset, from: $offset}]
 sink: {clickhouse: {addr: ["%s"], table: events}}
 batch: {max_delay: 100ms}
 lanes: %d
-`, pipeline, kafka, topic, seconds(with.Window), clickhouse, with.Lanes)
+`, pipeline, kafka, topic, seconds(with.Window), time, clickhouse, with.Lanes)
 }
 
 func (j *dedupJob) Next() Record {

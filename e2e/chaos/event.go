@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"time"
 )
 
 // Event is one record: the n-th that was sent, a copy of the event id. Copies differ in n and text, so that a row tells
@@ -12,6 +13,9 @@ import (
 type Event struct {
 	ID, N uint64
 }
+
+// firstEvent is the time of the first one.
+var firstEvent = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Key is the record's key: all copies of an event are in one partition, so that one of them is the first.
 func (e Event) Key() []byte { return strconv.AppendUint(nil, e.ID, 10) }
@@ -30,7 +34,8 @@ func (e Event) Text() string {
 
 // JSON is the record's value.
 func (e Event) JSON() []byte {
-	return fmt.Appendf(nil, `{"id":%d,"n":%d,"text":%q}`, e.ID, e.N, e.Text())
+	at := firstEvent.Add(time.Duration(e.N) * 100 * time.Millisecond)
+	return fmt.Appendf(nil, `{"id":%d,"n":%d,"text":%q,"at":%q}`, e.ID, e.N, e.Text(), at.Format(time.RFC3339Nano))
 }
 
 // parseEvent reads what JSON wrote.

@@ -71,9 +71,9 @@ func (c Counts) String() string {
 }
 
 // newJob makes the job of a name.
-func newJob(name string, kind joinKind, seed uint64, rate int) (Job, error) {
+func newJob(name string, kind joinKind, eventTime bool, seed uint64, rate int) (Job, error) {
 	jobs := map[string]func() Job{
-		JobDedup: func() Job { return &dedupJob{newFeed(seed)} },
+		JobDedup: func() Job { return &dedupJob{newFeed(seed), eventTime} },
 		JobJoin:  func() Job { return &joinJob{newJoinFeed(seed, rate), kind} },
 	}
 	if jobs[name] == nil {

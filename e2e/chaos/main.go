@@ -37,6 +37,7 @@ func main() {
 	kind := flag.String("kind", "", "of the join: INTERVAL or LOOKUP; by the seed if not given")
 	typ := flag.String("type", "", "of the join: LEFT or INNER; by the seed if not given")
 	both := flag.String("both", "", "true or false: drop duplicates of the join's right side, too; by the seed if not given")
+	eventTime := flag.Bool("event-time", false, "without a join: dedup goes by a field of the event")
 	flag.IntVar(&c.Faults, "faults", 60, "number of faults")
 	flag.Uint64Var(&c.Seed, "seed", 0, "seed of schedule and events; 0: a random one")
 	flag.IntVar(&c.Rate, "rate", 2500, "events a second")
@@ -55,7 +56,7 @@ func main() {
 	}
 	join, err := kindOf(*kind, *typ, *both, c.Seed)
 	if err == nil {
-		c.Job, err = newJob(*name, join, c.Seed, c.Rate)
+		c.Job, err = newJob(*name, join, *eventTime, c.Seed, c.Rate)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
