@@ -117,12 +117,12 @@ const (
 
 // share is how long it takes, at so many messages a second, until one partition of the branch has told all lanes, with what the branch may take of them. Where
 // batches are taken apart, each lane of dedup passes on to each lane of the join what it hears.
-func share(p *controlv1.Pipeline, b Branch, messages time.Duration) time.Duration {
-	round := time.Duration(p.GetLanes())
+func share(p *controlv1.Pipeline, b Branch, messages int) time.Duration {
+	round := int(p.GetLanes()) * len(Branches(p))
 	if b.Relane {
-		round *= round
+		round *= int(p.GetLanes())
 	}
-	return round * time.Duration(len(Branches(p))) * time.Second / messages
+	return time.Second / time.Duration(messages) * time.Duration(round)
 }
 
 // HeartbeatEach is the least that Heartbeat is for each partition of the branch's topic.

@@ -62,17 +62,17 @@ func (c *clusters) useOf(ctx context.Context, b spec.Branch, f func(*kafka.Clust
 	if err == nil || b.Source == "" {
 		return err
 	}
-	return &ofSource{fieldsOfSource(b.Source, err.Error()), err}
+	return &sourceError{fieldsOfSource(b.Source, err.Error()), err}
 }
 
-// ofSource is an error about one of two sources.
-type ofSource struct {
+// sourceError is an error about one of two sources.
+type sourceError struct {
 	text string
 	err  error
 }
 
-func (e *ofSource) Error() string { return e.text }
-func (e *ofSource) Unwrap() error { return e.err }
+func (e *sourceError) Error() string { return e.text }
+func (e *sourceError) Unwrap() error { return e.err }
 
 // fieldsOfSource names the fields of a text as they are called where there are several sources.
 func fieldsOfSource(source, text string) string {
