@@ -5,11 +5,20 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
+)
+
+// given are the addresses that were handed out: a process to which one belongs may not listen yet, or be down.
+var (
+	givenMu sync.Mutex
+	given   = map[string]bool{} // guarded by givenMu
 )
 
 // freeAddrs returns n addresses on loopback that nothing listens on. They lie below the range that systems take
 // outgoing ports from: while a killed process is down nobody's connection gets its port.
 func freeAddrs(n int) ([]string, error) {
+	givenMu.Lock()
+	defer givenMu.Unlock()
 	addrs := make([]string, 0, n)
 	for range 100 * n {
 		if len(addrs) == n {
@@ -20,7 +29,10 @@ func freeAddrs(n int) ([]string, error) {
 			continue
 		}
 		defer l.Close() // held until all are found: no address comes twice
-		addrs = append(addrs, l.Addr().String())
+		if addr := l.Addr().String(); !given[addr] {
+			given[addr] = true
+			addrs = append(addrs, addr)
+		}
 	}
 	return nil, fmt.Errorf("no %d free ports", n)
 }
