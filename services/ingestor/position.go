@@ -58,6 +58,7 @@ func parseToken(text string) (id topicID, next int64, rewinds uint32, err error)
 // position is where a partition's writer stands.
 type position struct {
 	seen       int64 // how far it had been read before the log went back; 0: never
+	seenEnd    int64 // where the partition ended when that was found
 	id         topicID
 	next       int64       // everything before it is in all lanes and in the dead-letter log
 	tally      batch.Tally // counted up to next
@@ -112,7 +113,7 @@ func recoverPosition(id topicID, first int64, sets laneSets, log fencedlog.Recov
 		if bytes.Equal(settled.GetTopicId(), id[:]) {
 			pos.next, pos.fresh = settled.GetNextOffset(), false
 			pos.lastRecord = settled.GetLastRecordMs()
-			pos.seen = settled.GetSeenOffset()
+			pos.seen, pos.seenEnd = settled.GetSeenOffset(), settled.GetSeenEnd()
 			pos.rewinds, pos.rewoundTo = settled.GetRewinds(), settled.GetRewoundTo()
 		}
 	}
@@ -217,7 +218,7 @@ func (p *position) wentBack(pipeline, topic string, partition int32, at bounds, 
 	if committed <= max(p.next, p.seen) || committed > at.end {
 		return false
 	}
-	p.seen = committed
+	p.seen, p.seenEnd = committed, at.end
 	has := fmt.Sprintf("has it up to %d", p.next-1)
 	if p.fresh {
 		has = "has nothing of it"
@@ -234,7 +235,7 @@ func (p position) body(topic string, partition int32) ([]byte, error) {
 		Topic: topic, TopicId: p.id[:], Partition: partition, NextOffset: p.next, Tally: p.tally.Proto(),
 		Rewinds: p.rewinds, RewoundTo: p.rewoundTo,
 		LostOffsets: p.loss.offsets, LastLoss: p.loss.text, LastLossMs: p.loss.ms,
-		LastRecordMs: p.lastRecord, SeenOffset: p.seen, LanesFrom: uint32(p.from),
+		LastRecordMs: p.lastRecord, SeenOffset: p.seen, SeenEnd: p.seenEnd, LanesFrom: uint32(p.from),
 		LettersOffset: p.lettered, Generation: p.generation,
 	}
 	if p.before.highest() > p.next {

@@ -97,6 +97,7 @@ func TestTheLogWentBack(t *testing.T) {
 	again, err := recoverPosition(topicID{}, 0, lanesFrom0(1), fencedlog.Recovered{Body: body}, "")
 	require.NoError(t, err)
 	require.EqualValues(t, 60, again.seen)
+	require.EqualValues(t, 100, again.seenEnd)
 
 	// Nothing at all is left: whose offset it is tells.
 	fresh := position{fresh: true, id: topicID{1}}

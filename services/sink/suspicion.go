@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
+	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/clickhouse"
@@ -28,13 +29,14 @@ import (
 // holds against what its log says when it starts (IngestPosition.seen_offset). From then on the lane does not believe that what it is
 // to send is not in the table, until it has seen that.
 
-// suspicion is why rows that come next may be in the table. It ends with the first block that is beyond it and none of whose rows is there: what a
-// sink has sent is a beginning of the lane's log, and of each partition in it.
+// suspicion is why rows that come next may be in the table. It ends when the lane is beyond the offsets. Where the log is still the one that was read it ends with the first block
+// none of whose rows is there: what a sink has sent is a beginning of that. Of a log that was filled again it need not be one: its lanes may be others than those of before, of
+// which some were further than others.
 type suspicion struct {
 	why string
 	// upTo is the sequence up to which all is in the table, since the log is the one that the lane had read when it was further; 0: it is not, or nobody knows.
 	upTo uint64
-	// offsets, by partition, are where it had been read to before.
+	// offsets, by partition, are those from which on nothing had been read before.
 	offsets map[int32]int64
 	writers map[string]int64 // the same by writer of the ingest log, while it is being looked for
 	// joined are those of a join's two sides. Its rows come again in any order, so that nobody can tell when the last of them has come: rows all of
@@ -158,7 +160,7 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 		}
 		l.epoch = max(l.epoch, r.GetEpoch())
 		for _, b := range r.GetBatches() {
-			s.offsets[b.GetPartition()] = max(s.offsets[b.GetPartition()], b.GetLastOffset()+1)
+			s.offsets[b.GetPartition()] = max(s.offsets[b.GetPartition()], b.GetLastOffset()+1+uncommitted)
 		}
 		return true
 	})
@@ -209,7 +211,10 @@ func (l *lane) reread(ctx context.Context, s *suspicion) error {
 		}
 		s.why = fmt.Sprintf("the store went back: partition %d of %s had been read up to offset %d, and lane %d has it up to %d",
 			at.GetPartition(), at.GetTopic(), at.GetSeenOffset()-1, l.index, from-1)
-		s.offsets[at.GetPartition()] = at.GetSeenOffset()
+		s.offsets[at.GetPartition()] = max(at.GetSeenEnd(), at.GetSeenOffset())
+		if at.GetSeenEnd() == 0 { // of an earlier version
+			s.offsets[at.GetPartition()] += uncommitted
+		}
 		s.writers[writer] = at.GetSeenOffset()
 	}
 	if len(s.offsets) > 0 && p.GetDedup() == nil {
@@ -249,7 +254,7 @@ func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, er
 			out[writer] = at
 		}
 		if highest > at.GetNextOffset() && (!ours || bytes.Equal(id, at.GetTopicId())) {
-			at.SeenOffset = max(at.GetSeenOffset(), highest)
+			at.SeenOffset, at.SeenEnd = max(at.GetSeenOffset(), highest), max(at.GetSeenEnd(), by.end)
 		}
 	}
 	return out, nil
@@ -260,6 +265,7 @@ type committed struct {
 	kafka.Committed
 	topic     string
 	partition int32
+	end       int64 // of the partition
 }
 
 // committed returns what the pipeline's groups have committed to Kafka, by writer of the ingest log, as far as that can be told within a while.
@@ -276,10 +282,15 @@ func (l *lane) committed(ctx context.Context) map[string]committed {
 		cluster, err := kafka.Open(ctx, at, "sluice-sink-"+l.record.GetSpec().GetId())
 		if err == nil {
 			var offsets map[int32]kafka.Committed
-			offsets, err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic())
+			var ends map[int32]int64
+			if offsets, err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic()); err == nil && len(offsets) > 0 {
+				ends, err = cluster.EndOffsets(ctx, at.GetTopic(), controlv1.Isolation_READ_UNCOMMITTED)
+			}
 			cluster.Close()
-			for partition, by := range offsets {
-				found[fencedlog.IngestWriter(b.Source, partition)] = committed{by, at.GetTopic(), partition}
+			if err == nil {
+				for partition, by := range offsets {
+					found[fencedlog.IngestWriter(b.Source, partition)] = committed{by, at.GetTopic(), partition, ends[partition]}
+				}
 			}
 		}
 		if err != nil {
@@ -303,26 +314,37 @@ func (s *suspicion) begin() { s.clean = true }
 
 // end is called when a block is done, and tells whether the suspicion is over.
 func (s *suspicion) end(first uint64, groups []*group) bool {
-	if s.joined.any() || !s.clean || first <= s.upTo {
+	if s.joined.any() {
 		return false
 	}
+	known := len(s.offsets) > 0
 	for _, g := range groups {
 		for _, r := range g.account.runs {
-			delete(s.offsets, r.partition)
+			if bound, ok := s.offsets[r.partition]; ok && r.last >= bound {
+				delete(s.offsets, r.partition)
+			}
 		}
 	}
-	return len(s.offsets) == 0
+	beyond := s.clean && first > s.upTo
+	if s.upTo > 0 {
+		if !beyond {
+			return false
+		}
+		s.upTo = 0
+		return len(s.offsets) == 0
+	}
+	return len(s.offsets) == 0 && (known || beyond)
 }
 
 // concerns tells whether any row of a range may be in the table.
 func (s *suspicion) concerns(g *group, r block.Range) bool {
-	if len(s.offsets) == 0 {
+	if s.upTo > 0 || len(s.offsets) == 0 {
 		return true // nobody knows how far it was
 	}
 	from := 0
 	for _, run := range g.account.runs {
 		inside := from < r.To && run.end > r.From
-		if offset, ok := s.offsets[run.partition]; ok && inside && run.first < offset+uncommitted {
+		if bound, ok := s.offsets[run.partition]; ok && inside && run.first < bound {
 			return true
 		}
 		from = run.end

@@ -757,7 +757,9 @@ type IngestPosition struct {
 	// The offset behind the last dead letter of the partition that the dead-letter stream had: one that ends before has lost its tail. 0: none.
 	LettersOffset int64 `protobuf:"varint,30,opt,name=letters_offset,json=lettersOffset,proto3" json:"letters_offset,omitempty"`
 	// As in Manifest.
-	Generation    uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Where the partition ended when it was found that it had been read further (seen_offset): what is behind that had not been there.
+	SeenEnd       int64 `protobuf:"varint,42,opt,name=seen_end,json=seenEnd,proto3" json:"seen_end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +916,13 @@ func (x *IngestPosition) GetLettersOffset() int64 {
 func (x *IngestPosition) GetGeneration() uint64 {
 	if x != nil {
 		return x.Generation
+	}
+	return 0
+}
+
+func (x *IngestPosition) GetSeenEnd() int64 {
+	if x != nil {
+		return x.SeenEnd
 	}
 	return 0
 }
@@ -3349,7 +3358,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\amatched\x18\x06 \x01(\x04R\amatched\x12\x1c\n" +
 	"\tunmatched\x18\a \x01(\x04R\tunmatched\x12\x12\n" +
 	"\x04late\x18\b \x01(\x04R\x04late\x12\x18\n" +
-	"\adropped\x18\t \x01(\x04R\adropped\"\xf6\x04\n" +
+	"\adropped\x18\t \x01(\x04R\adropped\"\x91\x05\n" +
 	"\x0eIngestPosition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x19\n" +
 	"\btopic_id\x18\x02 \x01(\fR\atopicId\x12\x1c\n" +
@@ -3378,7 +3387,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x0eletters_offset\x18\x1e \x01(\x03R\rlettersOffset\x12\x1e\n" +
 	"\n" +
 	"generation\x18) \x01(\x04R\n" +
-	"generationB\x0f\n" +
+	"generation\x12\x19\n" +
+	"\bseen_end\x18* \x01(\x03R\aseenEndB\x0f\n" +
 	"\r_max_event_ms\"\xaa\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
