@@ -98,12 +98,22 @@ func SetDeduplicationWindow(ctx context.Context, sink *controlv1.ClickHouseSink,
 // KillQuery ends the query of that id, on the server that answers, and returns once it has ended. It is no error
 // when there is none. Of several addresses each is asked.
 func KillQuery(ctx context.Context, sink *controlv1.ClickHouseSink, queryID string) error {
+	return kill(ctx, sink, "end query "+queryID, "query_id = "+quoteText(queryID))
+}
+
+// KillQueries is KillQuery for all queries whose ids begin so.
+func KillQueries(ctx context.Context, sink *controlv1.ClickHouseSink, prefix string) error {
+	literally := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(prefix)
+	return kill(ctx, sink, "end queries "+prefix+"…", "query_id LIKE "+quoteText(literally+"%"))
+}
+
+func kill(ctx context.Context, sink *controlv1.ClickHouseSink, what, which string) error {
 	var errs []error
 	for _, addr := range sink.GetAddr() {
 		one := &controlv1.ClickHouseSink{
 			Addr: []string{addr}, Username: sink.GetUsername(), Password: sink.GetPassword(), Tls: sink.GetTls(),
 		}
-		if err := execute(ctx, one, "end query "+queryID, "KILL QUERY WHERE query_id = "+quoteText(queryID)+" SYNC"); err != nil {
+		if err := execute(ctx, one, what, "KILL QUERY WHERE "+which+" SYNC"); err != nil {
 			errs = append(errs, err)
 		}
 	}

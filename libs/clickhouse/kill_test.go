@@ -6,11 +6,19 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	controlv1 "sluice/gen/sluice/control/v1"
 )
 
 // An INSERT that the server has begun, whose writer then sleeps, is ended by KILL QUERY, and what the writer sends when it
 // wakes up goes nowhere.
 func TestKillEndsAnInsertThatIsReceived(t *testing.T) {
+	t.Run("by its id", func(t *testing.T) { killEnds(t, KillQuery, "zombie") })
+	t.Run("by what its id begins with", func(t *testing.T) { killEnds(t, KillQueries, "zom") })
+}
+
+func killEnds(t *testing.T, kill func(context.Context, *controlv1.ClickHouseSink, string) error, id string) {
+	t.Helper()
 	sink := engine(t, "t", windowed)
 	ctx := context.Background()
 	asleep, wake := make(chan struct{}), make(chan struct{})
@@ -25,7 +33,7 @@ func TestKillEndsAnInsertThatIsReceived(t *testing.T) {
 			}})
 	}()
 	<-asleep
-	require.NoError(t, KillQuery(ctx, sink, "zombie"))
+	require.NoError(t, kill(ctx, sink, id))
 	close(wake)
 	require.Error(t, <-answer)
 	require.Equal(t, "0/0", counted(t, sink))

@@ -113,6 +113,9 @@ func (l *lane) run(ctx context.Context) error {
 	defer l.inserter.Close()
 	defer l.letters.close()
 	if err := l.take(ctx); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil // asked to stop before anything was begun
+		}
 		return err
 	}
 	if l.pos.stored.GetClosed() {

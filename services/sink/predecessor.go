@@ -24,10 +24,21 @@ const (
 // fails. One whose guard was through is known to the server, which is asked to end it. The token alone would not
 // do: the table forgets it, while a stopped process may wake up after days.
 func (l *lane) endPredecessor(ctx context.Context, n block.Name) error {
+	return l.endQueries(ctx, n.QueryID(), func(ctx context.Context) error { return clickhouse.KillQuery(ctx, l.sink(), n.QueryID()) })
+}
+
+// endAll ends all inserts of the pipeline: of a store that went back nobody knows which lanes there were, and what they were sending. Those of lanes that are there now are sent again.
+func (l *lane) endAll(ctx context.Context) error {
+	prefix := l.name(0, 0, 0, 0).Queries()
+	return l.endQueries(ctx, prefix, func(ctx context.Context) error { return clickhouse.KillQueries(ctx, l.sink(), prefix) })
+}
+
+// endQueries does it for as long as it takes.
+func (l *lane) endQueries(ctx context.Context, id string, end func(context.Context) error) error {
 	began := time.Now()
 	for backoff := l.pace.first; ; backoff = min(2*backoff, l.pace.last) {
 		attemptCtx, cancel := context.WithTimeout(ctx, killTimeout)
-		err := clickhouse.KillQuery(attemptCtx, l.sink(), n.QueryID())
+		err := end(attemptCtx)
 		cancel()
 		switch {
 		case err == nil:
@@ -37,7 +48,7 @@ func (l *lane) endPredecessor(ctx context.Context, n block.Name) error {
 			return context.Cause(ctx)
 		case time.Since(began) > passOver && (clickhouse.Answered(err) || len(l.sink().GetAddr()) > 1):
 			// A server that refuses, or one of several that is away: it is not to hold up the lane for ever.
-			l.log.Warn("the predecessor's insert could not be ended", "query_id", n.QueryID(), "error", err)
+			l.log.Warn("the predecessor's insert could not be ended", "query_id", id, "error", err)
 			l.trouble.sending(nil)
 			return nil
 		}

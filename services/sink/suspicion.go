@@ -78,6 +78,10 @@ func (l *lane) suspect(ctx context.Context) error {
 		}
 		l.epoch = max(l.epoch, last.epoch) + 1
 	}
+	// What a sink of then has still running would come into the table after we have looked.
+	if err := l.endAll(ctx); err != nil {
+		return err
+	}
 	l.log.Warn("the lane's position was further once: what is in the table is left out", "lane", l.index, "reason", s.why)
 	l.suspicion = s
 	l.heal(s.why + "; rows that the table has are left out")

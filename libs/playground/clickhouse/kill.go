@@ -50,12 +50,34 @@ func killedIDs(text string) (ids []string, ok bool) {
 	return ids, true
 }
 
-// kill ends the queries with the given ids and answers when they have ended: whatever they wrote is visible by then, or
+// killedPrefix reads KILL QUERY WHERE query_id LIKE '…%' [SYNC].
+func killedPrefix(text string) (prefix string, ok bool) {
+	s := &scan{text: text}
+	lex := lexer{text: text}
+	for {
+		t, more := lex.next()
+		if !more {
+			break
+		}
+		s.tokens = append(s.tokens, t)
+	}
+	if !s.is(2, "WHERE") || len(s.tokens) < 6 || unquote(s.raw(3)) != "query_id" || !s.is(4, "LIKE") || s.tokens[5].kind != tokenString {
+		return "", false
+	}
+	if len(s.tokens) > 7 || len(s.tokens) == 7 && !s.is(6, "SYNC") && !s.is(6, "ASYNC") {
+		return "", false
+	}
+	prefix, ok = strings.CutSuffix(unquote(s.raw(5)), "%")
+	prefix = strings.ReplaceAll(prefix, `\_`, "_")
+	return prefix, ok && !strings.ContainsAny(prefix, `%\`)
+}
+
+// kill ends the given queries and answers when they have ended: whatever they wrote is visible by then, or
 // never will be. ASYNC waits, too.
-func (c *conn) kill(self *running, ids []string) error {
+func (c *conn) kill(self *running, queries []*running) error {
 	columns := []column{{"kill_status", "String"}, {"query_id", "String"}, {"user", "String"}, {"query", "String"}}
 	var killed []*running
-	for _, q := range c.server.queries.find(ids) {
+	for _, q := range queries {
 		if q == self {
 			continue
 		}

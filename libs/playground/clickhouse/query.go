@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -137,7 +138,10 @@ func (c *conn) run(run *running, q *proto.Query) (err error) {
 		return c.insert(run, st, params)
 	case kills:
 		if ids, ok := killedIDs(st.text); ok {
-			return c.kill(run, ids)
+			return c.kill(run, c.server.queries.find(func(id string) bool { return slices.Contains(ids, id) }))
+		}
+		if prefix, ok := killedPrefix(st.text); ok {
+			return c.kill(run, c.server.queries.find(func(id string) bool { return strings.HasPrefix(id, prefix) }))
 		}
 	}
 	if err := run.enter(); err != nil {

@@ -2,7 +2,6 @@ package clickhouse
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 )
@@ -48,12 +47,12 @@ func (r *registry) remove(q *running) {
 	close(q.done)
 }
 
-func (r *registry) find(ids []string) []*running {
+func (r *registry) find(wanted func(id string) bool) []*running {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []*running
 	for id, q := range r.running {
-		if slices.Contains(ids, id) {
+		if wanted(id) {
 			out = append(out, q)
 		}
 	}

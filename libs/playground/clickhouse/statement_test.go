@@ -44,6 +44,22 @@ func TestParseStatement(t *testing.T) {
 	}
 }
 
+func TestKilledPrefix(t *testing.T) {
+	for query, want := range map[string]string{
+		`KILL QUERY WHERE query_id LIKE 'sluice-p-%' SYNC`:     "sluice-p-",
+		`KILL QUERY WHERE query_id LIKE 'sluice-a\\_b-%' SYNC`: "sluice-a_b-",
+		`KILL QUERY WHERE query_id LIKE 'a%b'`:                 "",
+		`KILL QUERY WHERE query_id LIKE 'a'`:                   "",
+		`KILL QUERY WHERE query_id LIKE 'a%' OR 1`:             "",
+	} {
+		got, ok := killedPrefix(query)
+		require.Equal(t, want != "", ok, query)
+		if ok {
+			require.Equal(t, want, got, query)
+		}
+	}
+}
+
 func TestKilledIDs(t *testing.T) {
 	for query, want := range map[string][]string{
 		"KILL QUERY WHERE query_id = 'a''b' SYNC":      {"a'b"},

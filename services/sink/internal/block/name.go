@@ -37,8 +37,11 @@ func (n Name) Family() string {
 // QueryID is under which all parts of the block are inserted, one at a time, so that a successor can end whatever
 // its predecessor still has running.
 func (n Name) QueryID() string {
-	return fmt.Sprintf("sluice-%s-%s-%d-%s%d-%d", n.Pipeline, n.UID, n.Lane, n.epoch("e%d-"), n.First, n.Last)
+	return fmt.Sprintf("%s%d-%s%d-%d", n.Queries(), n.Lane, n.epoch("e%d-"), n.First, n.Last)
 }
+
+// Queries is what the ids of the pipeline's queries begin with.
+func (n Name) Queries() string { return fmt.Sprintf("sluice-%s-%s-", n.Pipeline, n.UID) }
 
 // epoch is nothing in the first one, so that names are as they were before there were epochs.
 func (n Name) epoch(format string) string {
