@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"sluice/e2e/internal/ports"
 	"sluice/libs/playground/kafka/realkafka"
 )
 
@@ -61,7 +62,7 @@ func newStack(ctx context.Context, bin, dir string, stages []string, complain fu
 	if err := os.MkdirAll(filepath.Join(dir, "logs"), 0o755); err != nil {
 		return s, err
 	}
-	addrs, err := freeAddrs(4)
+	addrs, err := ports.Free(4)
 	if err != nil {
 		return s, err
 	}
@@ -126,7 +127,7 @@ func (s *Stack) service(service, name string) (*Part, error) {
 		err   error
 	)
 	for range 10 { // a process that is just being started may still hold a port that was looked for
-		if addrs, err = freeAddrs(3); err != nil {
+		if addrs, err = ports.Free(3); err != nil {
 			return nil, err
 		}
 		if link, err = NewProxy(addrs[0], func() string { return s.natsAddr }); err == nil {

@@ -28,13 +28,21 @@ func NewWatch(js jetstream.JetStream, pipeline string) *Watch {
 // There is asked every so often. It fails if the letter of the mark is gone: whoever takes the lane next makes the letters anew. What cannot be told within
 // the time is looked for again by the next call.
 func (w *Watch) There(ctx context.Context, last *eventv1.LettersMark, within time.Duration) error {
+	if last == nil {
+		return nil
+	}
+	return w.Look(ctx, within, func(ctx context.Context) error { return Lost(ctx, w.js, w.pipeline, last) })
+}
+
+// Look is There for who knows the last letter by other means: lost says by fencedlog.ErrTailLost that it is gone.
+func (w *Watch) Look(ctx context.Context, within time.Duration, lost func(context.Context) error) error {
 	now := fencedlog.Connections(w.js)
-	if now == w.connections || last == nil {
+	if now == w.connections {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	err := Lost(ctx, w.js, w.pipeline, last)
+	err := lost(ctx)
 	switch {
 	case err == nil:
 		w.connections = now

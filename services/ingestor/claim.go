@@ -6,6 +6,7 @@ import (
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	"sluice/libs/batch"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
 	"sluice/libs/rows"
@@ -117,7 +118,7 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 			return w, past.Last[lettersLane].Position, err
 		}, last: func(ctx context.Context) (string, error) {
 			return fencedlog.LastPosition(ctx, deps.JS, lettersLog, lettersLane, lettersWriter(source, number))
-		}, connections: func() uint64 { return fencedlog.Connections(deps.JS) }},
+		}, watch: deadletters.NewWatch(deps.JS, pipeline.GetId())},
 		app: appender{writer: writer, limit: limit, plan: s.plan, scratches: &s.service.scratches, trace: newTracing(deps.Tracer, pipeline.GetId(), source, topic,
 			s.branch.Spec.GetKafka().GetGroup(), number, ingestLog.Stream(), fencedlog.IngestWriter(source, number))},
 		large: large,

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
+	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
 )
 
@@ -24,16 +25,15 @@ const (
 // letters collects the dead letters of one partition and appends them to the dead-letter log.
 type letters struct {
 	// open becomes the writer, and returns the position of the last message.
-	open  func(context.Context) (*fencedlog.Writer, string, error)
-	count func(context.Context) (uint64, error) // how many letters of the partition there are
-	last  func(context.Context) (string, error) // position of the last message
-	// connections is how often the connection to NATS was made anew.
-	connections func() uint64
-	limit       int // bytes of a message
-	writer      *fencedlog.Writer
-	batch       eventv1.DeadLetterBatch
-	size        int
-	upTo        string // position that the batch covers
+	open   func(context.Context) (*fencedlog.Writer, string, error)
+	count  func(context.Context) (uint64, error) // how many letters of the partition there are
+	last   func(context.Context) (string, error) // position of the last message
+	watch  *deadletters.Watch                    // since the claim
+	limit  int                                   // bytes of a message
+	writer *fencedlog.Writer
+	batch  eventv1.DeadLetterBatch
+	size   int
+	upTo   string // position that the batch covers
 }
 
 // lettersWriter is the writer's name in the dead-letter log.

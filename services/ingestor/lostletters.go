@@ -39,28 +39,28 @@ func (p *position) recoverLetters(settled, first int64, deadLetter string) error
 	return nil
 }
 
-// lettersThere fails when letters are gone that were in the log: whoever claims the partition next makes them anew. Only a server that was away may come back
-// with less than it had, so it looks when the connection was made anew, until it can tell.
+// lettersThere fails when letters are gone that were in the log: whoever claims the partition next makes them anew.
 func (p *partition) lettersThere(ctx context.Context) error {
-	now := p.letters.connections()
-	if now == p.connected {
+	var damaged error
+	err := p.letters.watch.Look(ctx, lookTimeout, func(ctx context.Context) error {
+		last, err := p.letters.last(ctx)
+		if err != nil {
+			return err
+		}
+		have, err := p.pos.reached(last)
+		if err != nil {
+			damaged = err
+			return err
+		}
+		if have < p.pos.lettered {
+			return fmt.Errorf("%w: those up to offset %d of partition %d of %s were there, and are not any more", fencedlog.ErrTailLost, p.pos.lettered-1, p.number, p.topic)
+		}
 		return nil
+	})
+	if damaged != nil {
+		return damaged
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	last, err := p.letters.last(ctx)
-	if err != nil {
-		return nil //nolint:nilerr // it is asked again
-	}
-	have, err := p.pos.reached(last)
-	if err != nil {
-		return err
-	}
-	if have < p.pos.lettered {
-		return fmt.Errorf("%w: dead letters up to offset %d of partition %d of %s were there, and are not any more", fencedlog.ErrTailLost, p.pos.lettered-1, p.number, p.topic)
-	}
-	p.connected = now
-	return nil
+	return err
 }
 
 // lookTimeout bounds a look at the last letter.

@@ -86,7 +86,6 @@ type partition struct {
 	drained     bool      // the consumer had no more for us after the last burst
 	stalled     bool      // an appender was behind
 	resting     bool      // there were heartbeats since the last settle
-	connected   uint64    // letters.connections when the letters were last known to be there
 }
 
 // run reads the claim until it ends or a lane fails. When ctx (the consumer group's session) ends,
@@ -108,7 +107,6 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 		}
 	}()
 
-	p.connected = p.letters.connections()
 	p.lastSettle, p.settledAt = time.Now(), p.pos.tally.Records
 	if p.pulse != nil {
 		p.pulse.lanes = make([]said, len(p.lanes))

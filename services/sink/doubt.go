@@ -69,7 +69,7 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 		at := d.from + rows[i]
 		keep[at/8] |= 1 << (at % 8)
 	}
-	columns, err := d.group.kept(s.layout, keep)
+	columns, err := s.kept(d.group, keep)
 	if err != nil {
 		return false, err
 	}
@@ -79,6 +79,6 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 	s.lane.log.WarnContext(s.working, "the table knows the token of a block and lacks rows of it: they are sent again under another; a materialized view may hold them twice",
 		"token", what.Token, "rows", len(rows))
 	d.rows, d.open = rows, s.repeated
-	what.Columns, what.Token = s.layout.present(columns), fmt.Sprintf("%s/again-%d", d.token, d.again)
+	what.Columns, what.Token = columns, fmt.Sprintf("%s/again-%d", d.token, d.again)
 	return false, nil
 }

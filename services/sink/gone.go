@@ -38,6 +38,12 @@ func (l *layout) present(columns []proto.InputColumn) []proto.InputColumn {
 	return out
 }
 
+// kept is some rows of a group, as they are to be sent.
+func (s *sending) kept(g *group, keep []byte) ([]proto.InputColumn, error) {
+	columns, err := g.kept(s.layout, keep)
+	return s.layout.present(columns), err
+}
+
 // missing looks, after the table has refused a block for its columns, which of them are gone for good. It tells whether there is anything new.
 func (s *sending) missing(err error) bool {
 	if clickhouse.Classify(err) != clickhouse.Schema {

@@ -140,10 +140,9 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 		return false, nil
 	}
 	look := *what
-	if look.Columns, err = g.kept(s.layout, mask); err != nil {
+	if look.Columns, err = s.kept(g, mask); err != nil {
 		return false, err
 	}
-	look.Columns = s.layout.present(look.Columns)
 	lacks, err := s.absent(look)
 	if err != nil || len(lacks) == len(candidates) {
 		return false, err
@@ -166,10 +165,9 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 	if len(rows) == 0 {
 		return true, nil
 	}
-	if what.Columns, err = g.kept(s.layout, keep); err != nil {
+	if what.Columns, err = s.kept(g, keep); err != nil {
 		return false, err
 	}
-	what.Columns = s.layout.present(what.Columns)
 	what.Token += "/lacking"
 	d.rows = rows
 	return false, nil

@@ -408,10 +408,9 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 		at := r.From + row
 		keep[at/8] |= 1 << (at % 8)
 	}
-	if what.Columns, err = g.kept(s.layout, keep); err != nil {
+	if what.Columns, err = s.kept(g, keep); err != nil {
 		return false, err
 	}
-	what.Columns = s.layout.present(what.Columns)
 	what.Token += "/lacking"
 	d.rows = lacks
 	return false, nil

@@ -142,15 +142,7 @@ func (c *conn) insertColumns(st *statement, params []param) ([]column, error) {
 
 // columnList reads "a, `b c`, n.x", or "* EXCEPT (a, b)" as the exceptions.
 func columnList(text string) (names []string, except map[string]bool, err error) {
-	s := &scan{text: text}
-	lex := lexer{text: text}
-	for {
-		t, ok := lex.next()
-		if !ok {
-			break
-		}
-		s.tokens = append(s.tokens, t)
-	}
+	s := scanned(text)
 	from := 0
 	if s.mark(0, '*') {
 		except = map[string]bool{}

@@ -7,15 +7,7 @@ import (
 // killedIDs reads KILL QUERY WHERE query_id = '…' or IN ('…', …) [SYNC]. With any other condition the statement goes to
 // the engine, which has its own ids.
 func killedIDs(text string) (ids []string, ok bool) {
-	s := &scan{text: text}
-	lex := lexer{text: text}
-	for {
-		t, more := lex.next()
-		if !more {
-			break
-		}
-		s.tokens = append(s.tokens, t)
-	}
+	s := scanned(text)
 	if !s.is(2, "WHERE") || len(s.tokens) < 6 || unquote(s.raw(3)) != "query_id" {
 		return nil, false
 	}
@@ -52,15 +44,7 @@ func killedIDs(text string) (ids []string, ok bool) {
 
 // killedPrefix reads KILL QUERY WHERE query_id LIKE '…%' [SYNC].
 func killedPrefix(text string) (prefix string, ok bool) {
-	s := &scan{text: text}
-	lex := lexer{text: text}
-	for {
-		t, more := lex.next()
-		if !more {
-			break
-		}
-		s.tokens = append(s.tokens, t)
-	}
+	s := scanned(text)
 	if !s.is(2, "WHERE") || len(s.tokens) < 6 || unquote(s.raw(3)) != "query_id" || !s.is(4, "LIKE") || s.tokens[5].kind != tokenString {
 		return "", false
 	}

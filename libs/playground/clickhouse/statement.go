@@ -35,6 +35,19 @@ type scan struct {
 	tokens []token
 }
 
+// scanned is all of a text.
+func scanned(text string) *scan {
+	s := &scan{text: text}
+	lex := lexer{text: text}
+	for {
+		t, ok := lex.next()
+		if !ok {
+			return s
+		}
+		s.tokens = append(s.tokens, t)
+	}
+}
+
 func (s *scan) is(i int, word string) bool {
 	return i < len(s.tokens) && s.tokens[i].kind == tokenWord && strings.EqualFold(s.raw(i), word)
 }
@@ -57,15 +70,7 @@ func parseStatement(query string) (*statement, error) {
 		}
 		return st, nil
 	}
-	s := &scan{text: query}
-	lex := lexer{text: query}
-	for {
-		t, ok := lex.next()
-		if !ok {
-			break
-		}
-		s.tokens = append(s.tokens, t)
-	}
+	s := scanned(query)
 	for i := range s.tokens {
 		if s.mark(i, ';') {
 			if i+1 < len(s.tokens) {

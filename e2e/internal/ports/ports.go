@@ -1,4 +1,5 @@
-package main
+// Package ports finds addresses for the processes of a test or a run.
+package ports
 
 import (
 	"fmt"
@@ -14,9 +15,9 @@ var (
 	given   = map[string]bool{} // guarded by givenMu
 )
 
-// freeAddrs returns n addresses on loopback that nothing listens on. They lie below the range that systems take
+// Free returns n addresses on loopback that nothing listens on, none of them twice in the life of this process. They lie below the range that systems take
 // outgoing ports from: while a killed process is down nobody's connection gets its port.
-func freeAddrs(n int) ([]string, error) {
+func Free(n int) ([]string, error) {
 	givenMu.Lock()
 	defer givenMu.Unlock()
 	addrs := make([]string, 0, n)
