@@ -15,7 +15,7 @@ const pinnedMessages = 256
 
 // Purge removes what no reader needs any more: everything before the stream sequence keep. A
 // writer's last fence stays, and so do its messages since it last settled: together they are its
-// position.
+// position. The last word of each witness stays, too.
 func Purge(ctx context.Context, js jetstream.JetStream, l Log, keep uint64) error {
 	return purge(ctx, js, l, keep, keep)
 }
@@ -59,8 +59,12 @@ func purge(ctx context.Context, js jetstream.JetStream, l Log, keep, gentle uint
 		oldest = min(oldest, sequence)
 	}
 	if oldest > info.State.FirstSeq {
-		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(oldest)); err != nil {
-			return fmt.Errorf("purge %s below %d: %w", l.Stream(), oldest, err)
+		upTo, err := carry(ctx, js, stream, l, oldest, filling)
+		if err != nil {
+			return fmt.Errorf("purge %s: keep what was said in it: %w", l.Stream(), err)
+		}
+		if err := stream.Purge(ctx, jetstream.WithPurgeSequence(upTo)); err != nil {
+			return fmt.Errorf("purge %s below %d: %w", l.Stream(), upTo, err)
 		}
 	}
 	if keep-oldest < pinnedMessages && !filling {

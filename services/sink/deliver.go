@@ -84,6 +84,11 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())
 	}
 	l.receipt(working, b, epoch, refused, began, time.Now(), token)
+	if token != "" {
+		l.testify(&eventv1.Receipt{
+			FirstSequence: b.plan.First, LastSequence: b.plan.Last, LastTimeNs: b.plan.LastStored.UnixNano(), Epoch: epoch, Token: token,
+		})
+	}
 	// Durable step 5 follows with the next block or by itself: the advance.
 	l.taken, l.moved = b.taken, true
 	if b.again > 0 {

@@ -68,7 +68,7 @@ func TestTheWholeStoreGoesBackUnderAJoin(t *testing.T) {
 		w.paired(events[10+10*i:20+10*i], fmt.Sprint(2+i))
 	}
 	run(60)
-	lose(theJoin, theBucket)
+	lose(theLog, theJoin, theBucket)
 	w.open()
 	w.forgetTokens(17)
 	w.seenUpTo(10, 55)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
@@ -59,6 +60,7 @@ type pace struct{ first, last time.Duration }
 type lane struct {
 	unit     unit
 	js       jetstream.JetStream
+	nats     *nats.Conn
 	log      *slog.Logger
 	metrics  *metrics
 	instance string

@@ -166,7 +166,7 @@ func TestIdleLaneMovesOnAndTheLogIsPurged(t *testing.T) {
 	idle := w.lane(newOwner(), "one", 0, w.js)
 	require.NoError(t, idle.take(t.Context()))
 	require.NoError(t, idle.keepHouse(t.Context()))
-	require.Equal(t, covered, w.position(0).GetCoveredSequence())
+	require.GreaterOrEqual(t, w.position(0).GetCoveredSequence(), covered)
 	// The writer's fence and what follows it stay until the writer settles.
 	require.NoError(t, w.writer.Settle(t.Context(), nil))
 	require.NoError(t, idle.keepHouse(t.Context()))

@@ -96,6 +96,7 @@ func (s *Sink) newLane(u unit, record *controlv1.PipelineRecord, index int, log 
 		trouble: trouble{unit: u}, pace: pace{firstBackoff, lastBackoff}, tracer: s.deps.Tracer,
 		same: lanes.Same(s.registry, record), notBehind: lanes.NotBehind(s.registry, record),
 		publish: func(r *eventv1.Receipt) error { return receipts.Publish(s.deps.NATS, p.GetId(), r) },
+		nats:    s.deps.NATS,
 	}
 	l.letters = &letters{
 		js: s.deps.JS, pipeline: p.GetId(),

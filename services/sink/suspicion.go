@@ -25,8 +25,8 @@ import (
 )
 
 // A position that was put back to an earlier one while no sink ran, alone or with the whole store, looks as any other. Who remembers is
-// outside of it: the receipts of blocks, which are in a stream of their own, and the offsets that the ingestor had committed to Kafka, which it
-// holds against what its log says when it starts (IngestPosition.seen_offset). From then on the lane does not believe that what it is
+// outside of it: the receipts of blocks, which are in a stream of their own; the lane's own word in the ingest log; and the offsets that the ingestor had committed to
+// Kafka, which it holds against what its log says when it starts (IngestPosition.seen_offset). From then on the lane does not believe that what it is
 // to send is not in the table, until it has seen that.
 
 // suspicion is why rows that come next may be in the table. It ends when the lane is beyond the offsets. Where the log is still the one that was read it ends with the first block
@@ -130,9 +130,45 @@ func (s *suspicion) proto() *eventv1.Suspicion {
 	return &eventv1.Suspicion{Why: s.why, UpTo: s.upTo, Offsets: maps.Clone(s.offsets)}
 }
 
+// ingest is the log that all others are made from. What is said there of blocks goes back only with it, and that Kafka's group tells.
+func (l *lane) ingest() fencedlog.Log {
+	return fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
+}
+
+// testify says in the ingest log which block the table has. That it cannot, now, is nobody's concern: the next block's word is as good.
+func (l *lane) testify(block *eventv1.Receipt) {
+	body, err := proto.Marshal(block)
+	if err == nil {
+		err = fencedlog.Testify(l.nats, l.ingest(), stageName, l.index, body)
+	}
+	if err != nil {
+		l.log.Debug("not said in the ingest log", "error", err)
+	}
+}
+
+// lastSent is the last block that the table is known to have, by its receipt or by what the ingest log says, whichever is later; receipted: by its receipt.
+func (l *lane) lastSent(ctx context.Context) (last *eventv1.Receipt, receipted bool, err error) {
+	if last, err = receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index); err != nil {
+		return nil, false, err
+	}
+	body, err := fencedlog.Testimony(ctx, l.js, l.ingest(), stageName, l.index)
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, false, err
+	}
+	said := &eventv1.Receipt{}
+	if err := proto.Unmarshal(body, said); err != nil {
+		return nil, false, fmt.Errorf("what %s says of lane %d: %w", l.ingest().Stream(), l.index, err)
+	}
+	ours := l.ours(last)
+	if !l.ours(said) || ours && (said.GetEpoch() < last.GetEpoch() || said.GetEpoch() == last.GetEpoch() && said.GetLastSequence() <= last.GetLastSequence()) {
+		return last, true, nil
+	}
+	return said, false, nil
+}
+
 // receipts looks whether blocks were sent beyond the position.
 func (l *lane) receipts(ctx context.Context, s *suspicion) error {
-	last, err := receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index)
+	last, receipted, err := l.lastSent(ctx)
 	if err != nil {
 		return err
 	}
@@ -158,6 +194,11 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	if l.record.GetSpec().GetJoin() != nil {
 		return l.allRead(ctx)
 	}
+	l.epoch = max(l.epoch, last.GetEpoch())
+	if !receipted {
+		// Nobody tells which records they were made of: of some that were read by now.
+		return l.readByNow(ctx, s)
+	}
 	return receipts.Each(ctx, l.js, l.upstream.Pipeline, l.index, func(r *eventv1.Receipt, _ uint64) bool {
 		if !l.beyond(r, 0) {
 			return true
@@ -170,9 +211,26 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	})
 }
 
+// readByNow takes all records that were read by now for such as may be in the table.
+func (l *lane) readByNow(ctx context.Context, s *suspicion) error {
+	fences, err := l.seen(ctx)
+	if err != nil {
+		return err
+	}
+	for _, at := range fences {
+		s.offsets[at.GetPartition()] = max(s.offsets[at.GetPartition()], at.GetNextOffset(), at.GetSeenEnd(), at.GetSeenOffset())
+	}
+	return nil
+}
+
+// ours tells whether a receipt is of a block of this lane.
+func (l *lane) ours(r *eventv1.Receipt) bool {
+	return strings.HasPrefix(r.GetToken(), l.name(0, 0, 0, 0).Family())
+}
+
 // beyond tells whether a receipt is of a block of this lane that was sent after what is known.
 func (l *lane) beyond(r *eventv1.Receipt, known uint64) bool {
-	if !strings.HasPrefix(r.GetToken(), l.name(0, 0, 0, 0).Family()) {
+	if !l.ours(r) {
 		return false
 	}
 	return r.GetEpoch() > l.pos.stored.GetEpoch() || r.GetEpoch() == l.pos.stored.GetEpoch() && r.GetLastSequence() > known
@@ -229,10 +287,9 @@ func (l *lane) reread(ctx context.Context, s *suspicion) error {
 
 // seen returns the ingestor's positions by writer, with how far each had been before the log went back, as the fence or Kafka's group says.
 func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, error) {
-	ingest := fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
 	committed := l.committed(ctx)
 	// Only now: the ingestor writes down what it finds before the group's offset goes back.
-	fences, err := fencedlog.Fences(ctx, l.js, ingest)
+	fences, err := fencedlog.Fences(ctx, l.js, l.ingest())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
@@ -243,7 +300,7 @@ func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, er
 	for writer, body := range fences {
 		at := &eventv1.IngestPosition{}
 		if err := proto.Unmarshal(body, at); err != nil {
-			return nil, fmt.Errorf("fence of %s in %s: %w", writer, ingest.Stream(), err)
+			return nil, fmt.Errorf("fence of %s in %s: %w", writer, l.ingest().Stream(), err)
 		}
 		out[writer] = at
 	}

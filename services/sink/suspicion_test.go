@@ -9,8 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
 
+	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
 	"sluice/libs/lanes"
 	"sluice/libs/receipts"
@@ -207,6 +209,71 @@ func TestTokensOfAStoreThatWentBack(t *testing.T) {
 			s.finish()
 		})
 	}
+}
+
+// The bucket goes back, and the receipts with it. What the lane has said in the ingest log tells, as long as that one has not gone back as well.
+func TestTheReceiptsGoBackWithThePosition(t *testing.T) {
+	for name, c := range map[string]struct {
+		stage string   // whose log the sink reads
+		lost  []string // besides
+	}{
+		"of the ingest log":               {fencedlog.Ingest, nil},
+		"of the dedup log":                {fencedlog.Dedup, nil},
+		"of the dedup log, which is lost": {fencedlog.Dedup, []string{"sluice_p_dedup"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			if c.stage == fencedlog.Dedup {
+				s.behindDedup()
+			}
+			s.up()
+			s.next(10, 10)
+			s.down()
+			lose := s.keep()
+			s.up()
+			s.next(60, 10)
+			s.said()
+			s.down()
+			lose(append(c.lost, theBucket, "sluice_p_receipts")...)
+			s.forgetTokens(17)
+			if c.lost != nil {
+				for n := 10; n < s.rows; n += 7 { // as dedup puts it out again
+					s.put(0, s.events[n:min(n+7, s.rows)], int64(n))
+				}
+			}
+			s.up()
+			s.await()
+			s.next(20, 10)
+			require.Contains(t, s.o.snapshot().GetLastError(), "the position of lane 0 went back")
+			require.EqualValues(t, 60, s.o.snapshot().GetHealedRows())
+			s.finish()
+		})
+	}
+}
+
+// behindDedup makes the sink one of a pipeline with dedup.
+func (s *story) behindDedup() {
+	s.t.Helper()
+	ingest := s.writer
+	s.record.Spec.Dedup = &controlv1.Dedup{Key: []string{"id"}}
+	s.stage = fencedlog.Dedup
+	require.NoError(s.t, fencedlog.Ensure(s.t.Context(), s.js, s.log(), fencedlog.Limits{}))
+	s.open()
+	body, err := proto.Marshal(&eventv1.IngestPosition{Topic: "events", NextOffset: 70})
+	require.NoError(s.t, err)
+	require.NoError(s.t, ingest.Settle(s.t.Context(), body))
+}
+
+// said waits until the ingest log says what the receipts say.
+func (s *story) said() {
+	s.t.Helper()
+	receipt, err := receipts.Last(s.t.Context(), s.js, "p", 0)
+	require.NoError(s.t, err)
+	require.Eventually(s.t, func() bool {
+		body, err := fencedlog.Testimony(s.t.Context(), s.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.Ingest}, stageName, 0)
+		var said eventv1.Receipt
+		return err == nil && proto.Unmarshal(body, &said) == nil && said.GetToken() == receipt.GetToken()
+	}, patience, 5*time.Millisecond)
 }
 
 // The last block had no rows, and its receipt no token: the one before tells.

@@ -1,0 +1,79 @@
+package fencedlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// A witness is what somebody far behind says in a log of how far it has come: the log keeps the last word of each. It goes back only with the log, whatever
+// else goes back. No reader of a lane sees it, and no writer waits for it.
+
+func (l Log) witnesses() string { return l.prefix() + "witness.*.*" }
+
+// witness has one part more than the subjects of writers, whose purge must not match it.
+func (l Log) witness(stage string, lane int) string {
+	return fmt.Sprintf("%switness.%s.%d", l.prefix(), stage, lane)
+}
+
+// Testify says how far a lane of a stage has come, and does not wait: a log that is full does not take it.
+func Testify(nc *nats.Conn, l Log, stage string, lane int, body []byte) error {
+	if err := nc.Publish(l.witness(stage, lane), body); err != nil {
+		return fmt.Errorf("say in %s how far lane %d of stage %s has come: %w", l.Stream(), lane, stage, err)
+	}
+	return nil
+}
+
+// Testimony is what a lane of a stage has said last; nil if that is nothing.
+func Testimony(ctx context.Context, js jetstream.JetStream, l Log, stage string, lane int) ([]byte, error) {
+	stream, err := js.Stream(ctx, l.Stream())
+	if err != nil {
+		return nil, fmt.Errorf("look at %s: %w", l.Stream(), err)
+	}
+	msg, err := stream.GetLastMsgForSubject(ctx, l.witness(stage, lane))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read in %s how far lane %d of stage %s has come: %w", l.Stream(), lane, stage, err)
+	}
+	return msg.Data, nil
+}
+
+// carry brings the last words that lie before sequence to the end of the log, and returns what may be purged: all before sequence, or, as long as that is not worth
+// it, all before the first of them. Whoever says something meanwhile is not contradicted.
+func carry(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, l Log, sequence uint64, filling bool) (uint64, error) {
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.witnesses()))
+	if err != nil {
+		return 0, err
+	}
+	var before []*jetstream.RawStreamMsg
+	first := sequence
+	for subject := range info.State.Subjects {
+		msg, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if msg.Sequence < sequence {
+			before, first = append(before, msg), min(first, msg.Sequence)
+		}
+	}
+	// What is carried counts itself, so the bound must be above that: or a log that is idle would never come to rest.
+	if !filling && sequence-first < pinnedMessages+4*uint64(len(before)) {
+		return first, nil
+	}
+	for _, msg := range before {
+		_, err := js.Publish(ctx, msg.Subject, msg.Data, jetstream.WithExpectLastSequencePerSubject(msg.Sequence))
+		var api *jetstream.APIError
+		if err != nil && !errors.As(err, &api) { // or it has said something since, or the log is full, which the purge ends
+			return 0, err
+		}
+	}
+	return sequence, nil
+}
