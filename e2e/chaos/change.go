@@ -36,7 +36,7 @@ func (s *Storm) changePipeline(ctx context.Context, f Fault) error {
 			func() error { return s.ask(context.WithoutCancel(ctx), "", "resume", pipeline) })
 	}
 	next := s.Settings()
-	if f.Action == ChangeLanes {
+	if f.Action == ChangeLanes && !s.parts { // a state of before a change, alone, is not healed
 		next.Lanes = f.Pick
 	} else {
 		next.Window = windows[f.Pick%len(windows)]

@@ -29,6 +29,8 @@ type Config struct {
 	Outages []Outage
 	Memory  uint64 // MiB that no service may exceed
 	PutBack bool   // the schedule has the store of NATS put back, too
+	// PutBackParts: likewise, but each time some of its streams and buckets.
+	PutBackParts bool
 }
 
 func main() {
@@ -49,6 +51,7 @@ func main() {
 	flag.Uint64Var(&c.Memory, "memory", 512, "MiB of resident memory that no service may exceed")
 	long := flag.String("outages", "", "long outages instead of the schedule: PART=DURATION,…, or \"long\" for "+outages)
 	flag.BoolVar(&c.PutBack, "put-back", false, "put earlier copies of NATS' store back, too")
+	flag.BoolVar(&c.PutBackParts, "put-back-parts", false, "put earlier copies of some of the pipeline's streams and buckets back, too; its lanes are not changed")
 	plan := flag.Bool("plan", false, "print the schedule and do nothing")
 	flag.Parse()
 	if c.Seed == 0 {
@@ -94,7 +97,7 @@ func (c Config) plan() []Step {
 	if len(c.Outages) > 0 {
 		return outagePlan(c.Outages)
 	}
-	if c.PutBack {
+	if c.PutBack || c.PutBackParts {
 		return Plan(c.Seed, c.Faults, c.Job.Stages(), putBacks...)
 	}
 	return Plan(c.Seed, c.Faults, c.Job.Stages())

@@ -5,8 +5,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"sluice/libs/checkpoint"
+	"sluice/libs/fencedlog"
+	"sluice/libs/receipts"
 )
 
 // earlier is a copy of NATS' store.
@@ -15,8 +20,8 @@ type earlier struct {
 	settings Settings // of the pipeline then
 }
 
-// putBack ends the services and NATS, half of the time in good order, and puts the copy back that was made at one of these before. Sometimes, and at first, it makes
-// one instead.
+// putBack ends the services and NATS, half of the time in good order, and puts the copy back that was made at one of these before, or some of its streams and buckets. Sometimes,
+// and at first, it makes one instead.
 func (s *Storm) putBack(f Fault) error {
 	services := s.stack.Services()
 	var errs []error
@@ -41,6 +46,12 @@ func (s *Storm) putBack(f Fault) error {
 		s.earlier = &earlier{filepath.Join(s.stack.dir, fmt.Sprintf("nats-of-step-%d", s.step)), s.Settings()}
 		errs = append(errs, os.CopyFS(s.earlier.dir, os.DirFS(store)))
 		s.say("copied NATS' store")
+	} else if s.parts {
+		for _, name := range s.some() {
+			at := filepath.Join("jetstream", "$G", "streams", name)
+			errs = append(errs, os.RemoveAll(filepath.Join(store, at)), os.CopyFS(filepath.Join(store, at), os.DirFS(filepath.Join(s.earlier.dir, at))))
+			s.say("put %s of %s back", name, filepath.Base(s.earlier.dir))
+		}
 	} else {
 		errs = append(errs, os.RemoveAll(store), os.CopyFS(store, os.DirFS(s.earlier.dir)))
 		s.mu.Lock()
@@ -53,4 +64,21 @@ func (s *Storm) putBack(f Fault) error {
 		errs = append(errs, p.Start())
 	}
 	return errors.Join(errs...)
+}
+
+// some are one or more of the pipeline's streams and buckets, as seed and step say.
+func (s *Storm) some() (names []string) {
+	all := []string{"KV_" + checkpoint.Bucket(pipeline), receipts.Stream(pipeline)}
+	for _, stage := range logsOf(s.stack.order) {
+		all = append(all, fencedlog.Log{Pipeline: pipeline, Stage: stage}.Stream())
+	}
+	r := rand.New(rand.NewPCG(s.seed, uint64(s.step)))
+	for len(names) == 0 {
+		for _, name := range all {
+			if r.IntN(2) == 0 {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }

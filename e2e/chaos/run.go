@@ -72,7 +72,7 @@ func (r *Run) do(ctx context.Context) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	storm := &Storm{stack: stack, say: r.say, spec: spec, kinds: map[string]int{}, settings: startSettings}
+	storm := &Storm{stack: stack, say: r.say, spec: spec, kinds: map[string]int{}, settings: startSettings, parts: r.PutBackParts, seed: r.Seed}
 	watch := &Watch{table: table, acked: producer.acked.Load, doing: storm.Now}
 
 	listening, deaf := context.WithCancel(ctx)

@@ -36,6 +36,9 @@ type Storm struct {
 	// Owned by Run: the number of the step, and the copy of NATS' store that there is.
 	step    int
 	earlier *earlier
+	// parts: not all of the store is put back, but some of its streams, chosen by the seed.
+	parts bool
+	seed  uint64
 }
 
 // Now tells what is being done.
