@@ -30,7 +30,11 @@ type Process struct {
 	cmd    *exec.Cmd     // guarded by mu; nil when nothing runs
 	exited chan struct{} // guarded by mu; closed when cmd was waited for
 	wanted bool          // guarded by mu: it should be running
+	since  time.Time     // guarded by mu: it was started then
 }
+
+// unborn is how long after its start a program may not listen to signals yet. It has nothing to bring to an end by then, either.
+const unborn = time.Second
 
 // Start starts it.
 func (p *Process) Start() error {
@@ -48,7 +52,7 @@ func (p *Process) Start() error {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	exited := make(chan struct{})
-	p.cmd, p.exited, p.wanted = cmd, exited, true
+	p.cmd, p.exited, p.wanted, p.since = cmd, exited, true, time.Now()
 	go func() { // ends with the process; awaited by end
 		err := cmd.Wait()
 		p.mu.Lock()
@@ -96,7 +100,7 @@ func (p *Process) signal(s syscall.Signal) error {
 
 func (p *Process) end(s syscall.Signal) (int, error) {
 	p.mu.Lock()
-	cmd, exited := p.cmd, p.exited
+	cmd, exited, young := p.cmd, p.exited, time.Since(p.since) < unborn
 	p.wanted, p.cmd = false, nil
 	p.mu.Unlock()
 	if cmd == nil {
@@ -111,6 +115,9 @@ func (p *Process) end(s syscall.Signal) (int, error) {
 		_ = cmd.Process.Kill() // it may have ended this moment
 		<-exited
 		return 0, fmt.Errorf("%s did not stop within %s of %v", p.Name, stopTimeout, s)
+	}
+	if how, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && young && how.Signaled() && how.Signal() == s {
+		return 0, nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
 }

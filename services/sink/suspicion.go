@@ -273,10 +273,12 @@ func (l *lane) reread(ctx context.Context, s *suspicion) error {
 		}
 		s.why = fmt.Sprintf("the store went back: partition %d of %s had been read up to offset %d, and lane %d has it up to %d",
 			at.GetPartition(), at.GetTopic(), at.GetSeenOffset()-1, l.index, from-1)
-		s.offsets[at.GetPartition()] = max(at.GetSeenEnd(), at.GetSeenOffset())
+		bound := max(at.GetSeenEnd(), at.GetSeenOffset())
 		if at.GetSeenEnd() == 0 { // of an earlier version
-			s.offsets[at.GetPartition()] += uncommitted
+			bound += uncommitted
 		}
+		// Of blocks that were sent more may be known.
+		s.offsets[at.GetPartition()] = max(s.offsets[at.GetPartition()], bound)
 		s.writers[writer] = at.GetSeenOffset()
 	}
 	if len(s.offsets) > 0 && p.GetDedup() == nil {
