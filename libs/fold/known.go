@@ -13,7 +13,7 @@ import (
 )
 
 // known is which rows must not be put out any more: those of the checkpoint, those that were put out after it, and those that the next
-// stage has. tally is what the last output said, nil if it cannot be found.
+// stage has. tally is what the last output said, nil if it cannot be found or does not say all.
 func (l *lane) known(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered) (*batch.Taken, *batch.Tally, error) {
 	known := l.fold.taken.Clone()
 	var tally *batch.Tally
@@ -43,9 +43,13 @@ func (l *lane) known(ctx context.Context, m *eventv1.Manifest, past fencedlog.Re
 	if err != nil {
 		return nil, nil, err
 	}
+	out := known.Clone()
 	known.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
 		return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
 	})
+	if len(known.Ahead(out)) > 0 {
+		tally = nil // the outputs that said more are gone
+	}
 	return known, tally, nil
 }
 

@@ -75,8 +75,8 @@ func (l *lane) verify(ctx context.Context) error {
 		l.marks = l.marks[:len(l.marks)-1]
 	}
 	l.epoch++
-	if l.suspicion != nil {
-		l.suspicion.upTo = 0 // of sequences that are no more
+	if err := l.widen(ctx); err != nil {
+		return err
 	}
 	l.heal(fmt.Sprintf("%v: lane %d had it up to sequence %d, went back to %d and leaves out what was taken before", lost, l.index, was, l.covered))
 	l.log.Warn("the log has lost its tail and is read again", "stream", l.upstream.Stream(), "covered", was, "from", l.covered, "error", lost)

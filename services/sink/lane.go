@@ -167,10 +167,11 @@ func (l *lane) take(ctx context.Context) error {
 	if err := l.begin(ctx); err != nil {
 		return err
 	}
-	if err := l.verify(ctx); err != nil {
+	// In this order: what tells that the position went back is of the log as the position knows it.
+	if err := l.suspect(ctx); err != nil {
 		return err
 	}
-	if err := l.suspect(ctx); err != nil {
+	if err := l.verify(ctx); err != nil {
 		return err
 	}
 	l.lettersThere = deadletters.NewWatch(l.js, l.upstream.Pipeline)

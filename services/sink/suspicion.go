@@ -223,6 +223,22 @@ func (l *lane) readByNow(ctx context.Context, s *suspicion) error {
 	return nil
 }
 
+// widen makes a suspicion that goes by sequences go by offsets: the log has lost its tail, and its sequences are no more.
+func (l *lane) widen(ctx context.Context) error {
+	s := l.suspicion
+	if s == nil || s.upTo == 0 {
+		return nil
+	}
+	s.upTo = 0
+	if l.record.GetSpec().GetJoin() == nil {
+		return l.readByNow(ctx, s)
+	}
+	if err := l.allRead(ctx); err != nil {
+		return err
+	}
+	return l.rereadJoin(ctx, s)
+}
+
 // ours tells whether a receipt is of a block of this lane.
 func (l *lane) ours(r *eventv1.Receipt) bool {
 	return strings.HasPrefix(r.GetToken(), l.name(0, 0, 0, 0).Family())

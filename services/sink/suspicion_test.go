@@ -251,6 +251,45 @@ func TestTheReceiptsGoBackWithThePosition(t *testing.T) {
 	}
 }
 
+// The same, and then, before or after the lane has found out, the log loses its tail, too: it has less than the position says.
+func TestTheLogIsLostAfterThePositionWentBack(t *testing.T) {
+	for name, found := range map[string]bool{"before it was found": false, "while it was looked for": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newStory(t)
+			s.behindDedup()
+			s.up()
+			s.next(10, 10)
+			s.down()
+			loseLog := s.keep()
+			s.up()
+			s.next(10, 10)
+			s.down()
+			lose := s.keep()
+			s.up()
+			s.next(50, 10)
+			s.said()
+			s.down()
+			lose(theBucket, "sluice_p_receipts")
+			s.forgetTokens(17)
+			if found {
+				l := s.lane(newOwner(), "again", 0, s.js)
+				require.NoError(t, l.take(t.Context()))
+				l.inserter.Close()
+				require.NotZero(t, s.position(0).GetSuspicion().GetUpTo())
+			}
+			loseLog("sluice_p_dedup")
+			for n := 10; n < s.rows; n += 7 {
+				s.put(0, s.events[n:min(n+7, s.rows)], int64(n))
+			}
+			s.up()
+			s.await()
+			s.next(20, 10)
+			require.Contains(t, s.o.snapshot().GetLastError(), "lost its tail")
+			s.finish()
+		})
+	}
+}
+
 // behindDedup makes the sink one of a pipeline with dedup.
 func (s *story) behindDedup() {
 	s.t.Helper()
