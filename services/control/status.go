@@ -81,6 +81,11 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 		st.Warnings = append(st.Warnings, worse)
 	}
 	if at != nil {
+		if healed(units) {
+			if err := s.lagOfHealed(ctx, rec, at, units, st); err != nil {
+				s.log.Debug("whether anything is on its way cannot be told by positions", "pipeline", id, "error", err) // then the counts have to do
+			}
+		}
 		s.lags.keep(rec.Uid, st.Lag)
 		return st, nil
 	}

@@ -16,6 +16,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/playground/kafka"
 	"sluice/libs/playground/kafka/kafkatest"
@@ -86,6 +87,57 @@ func TestStatus(t *testing.T) {
 }
 
 // TestStatusWithoutKafka: the last lag stays, and it is said that it is old; but it is never 0.
+// A stage has healed, and the counts do not match any more, in either direction: positions tell whether anything is on its way.
+func TestLagOfAPipelineThatHealed(t *testing.T) {
+	s, rec := created(t)
+	id := s.topicID()
+	for p := range uint32(2) {
+		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "ingest", Unit: p, Position: 5, TopicId: id, Tally: &eventv1.Tally{Records: 5, Rows: 5}})
+	}
+	for lane := range uint32(4) {
+		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "dedup", Unit: lane, Tally: &eventv1.Tally{Records: 2, Rows: 2}})
+		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "sink", Unit: lane, Tally: &eventv1.Tally{Records: 2, Rows: 2}})
+	}
+	require.EqualValues(t, 2, s.status().Lag, "by the counts")
+
+	const what = "the log lost its tail: healed"
+	kv, err := s.js.KeyValue(t.Context(), checkpoint.Bucket("orders"))
+	require.NoError(t, err)
+	ends := map[string]fencedlog.Mark{}
+	for _, stage := range []string{fencedlog.Ingest, fencedlog.Dedup} {
+		w, _, err := fencedlog.Open(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, "0", fencedlog.Options{Lanes: []int{2}})
+		require.NoError(t, err)
+		sequence, err := w.Append(t.Context(), 2, "1", []byte("a batch"))
+		require.NoError(t, err)
+		last, err := fencedlog.LastMessage(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, 2, "0")
+		require.NoError(t, err)
+		ends[stage] = fencedlog.Mark{Sequence: sequence, Time: last.Time}
+	}
+	reach := func(key string, position proto.Message) {
+		t.Helper()
+		value, err := proto.Marshal(position)
+		require.NoError(t, err)
+		_, err = kv.Put(t.Context(), key, value)
+		require.NoError(t, err)
+	}
+	for _, counted := range []uint64{2, 9} {
+		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "dedup", Unit: 2, Tally: &eventv1.Tally{Records: counted, Rows: 2}, LastError: what})
+		reach("dedup.2.manifest", &eventv1.Manifest{})
+		reach("sink.2.position", &eventv1.SinkPosition{})
+		require.NotZero(t, s.status().Lag, "dedup has the batch to come")
+		at := ends[fencedlog.Ingest]
+		reach("dedup.2.manifest", &eventv1.Manifest{CoveredSequence: at.Sequence, CoveredTimeNs: at.Time.UnixNano()})
+		require.NotZero(t, s.status().Lag, "the sink has")
+		at = ends[fencedlog.Dedup]
+		reach("sink.2.position", &eventv1.SinkPosition{CoveredSequence: at.Sequence, CoveredTimeNs: 1})
+		require.NotZero(t, s.status().Lag, "it has, but of before a loss")
+		reach("sink.2.position", &eventv1.SinkPosition{CoveredSequence: at.Sequence, CoveredTimeNs: at.Time.UnixNano()})
+		require.Zero(t, s.status().Lag)
+	}
+	s.produce("orders", 2, events(3)...)
+	require.EqualValues(t, 3, s.status().Lag, "in Kafka")
+}
+
 func TestStatusWithoutKafka(t *testing.T) {
 	s := newSite(t)
 	broker := kafkatest.OpenFake(t, kafka.Config{Dir: t.TempDir(), Topics: map[string]int32{"orders": 1}})

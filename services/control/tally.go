@@ -103,15 +103,7 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 	})
 	st.Errors = troubles.list(order)
 
-	var waiting int64 // in Kafka
-	begun := true
-	for source, at := range at {
-		for partition, end := range at.end {
-			u := ingest[unitName{spec.StageIngest, source, uint32(partition)}]
-			waiting += max(0, end-next(startOf(rec, source), at, partition, u))
-			begun = begun && len(u.GetTopicId()) > 0
-		}
-	}
+	waiting, begun := inKafka(rec, at, ingest)
 	// In the logs: what a stage has passed on and the next has not taken; at the end, not written. Rows that wait for a
 	// counterpart in the join are taken: they are where they should be, and may be there for days.
 	inLogs := int64(0)
@@ -130,6 +122,19 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 	st.Lag = uint64(max(0, waiting+inLogs))
 	st.State = stateOf(rec, at, owned, len(st.Errors) > 0)
 	return st
+}
+
+// inKafka is how many records wait in Kafka; begun: all partitions have been begun.
+func inKafka(rec *controlv1.PipelineRecord, at map[string]*offsets, ingest map[unitName]*stagev1.UnitStatus) (waiting int64, begun bool) {
+	begun = true
+	for source, at := range at {
+		for partition, end := range at.end {
+			u := ingest[unitName{spec.StageIngest, source, uint32(partition)}]
+			waiting += max(0, end-next(startOf(rec, source), at, partition, u))
+			begun = begun && len(u.GetTopicId()) > 0
+		}
+	}
+	return waiting, begun
 }
 
 type counts struct{ records, rows, settled uint64 }
