@@ -18,6 +18,7 @@ import (
 type earlier struct {
 	dir      string
 	settings Settings // of the pipeline then
+	used     bool     // it was put back once
 }
 
 // putBack ends the services and NATS, half of the time in good order, and puts the copy back that was made at one of these before, or some of its streams and buckets. Sometimes,
@@ -39,11 +40,12 @@ func (s *Storm) putBack(f Fault) error {
 		return err
 	}
 	store := filepath.Join(s.stack.dir, NATS)
-	if s.earlier == nil || f.Pick%3 == 0 {
+	// Parts of one copy that are put back one after the other are several losses of a log before the first is healed, which lanes stand still for.
+	if s.earlier == nil || f.Pick%3 == 0 || s.parts && s.earlier.used {
 		if s.earlier != nil {
 			errs = append(errs, os.RemoveAll(s.earlier.dir))
 		}
-		s.earlier = &earlier{filepath.Join(s.stack.dir, fmt.Sprintf("nats-of-step-%d", s.step)), s.Settings()}
+		s.earlier = &earlier{filepath.Join(s.stack.dir, fmt.Sprintf("nats-of-step-%d", s.step)), s.Settings(), false}
 		errs = append(errs, os.CopyFS(s.earlier.dir, os.DirFS(store)))
 		s.say("copied NATS' store")
 	} else if s.parts {
@@ -52,6 +54,7 @@ func (s *Storm) putBack(f Fault) error {
 			errs = append(errs, os.RemoveAll(filepath.Join(store, at)), os.CopyFS(filepath.Join(store, at), os.DirFS(filepath.Join(s.earlier.dir, at))))
 			s.say("put %s of %s back", name, filepath.Base(s.earlier.dir))
 		}
+		s.earlier.used = true
 	} else {
 		errs = append(errs, os.RemoveAll(store), os.CopyFS(store, os.DirFS(s.earlier.dir)))
 		s.mu.Lock()

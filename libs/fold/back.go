@@ -92,37 +92,39 @@ func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 }
 
 // nextHad tells whether the next stage has everything that was put out before a checkpoint was made of which the output log has lost the
-// end: the numbers mean nothing in the log as it is now. Either
-// the next stage has not noticed that yet, and its numbers are those of before, too; or it says which rows it has.
+// end: the numbers mean nothing in the log as it is now. The next stage says which rows it has. Where that does not tell (rows that go to several lanes, or were taken over from other lanes,
+// or are made of others), its numbers do as long as it has not noticed the loss: then they are those of before, too.
 func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
+	ours, err := batch.TakenOf(m.GetTaken())
+	if err != nil {
+		return false, err
+	}
 	for _, lane := range l.Outputs {
 		next, err := l.reached(ctx, lane)
 		if err != nil {
 			return false, err
 		}
-		err = fencedlog.Verify(ctx, l.JS, l.Output, next.Sequence, next.Time)
-		if errors.Is(err, fencedlog.ErrTailLost) && next.Sequence >= m.GetOutput().GetSequence() {
-			continue
+		if len(l.Outputs) == 1 && len(next.Taken) > 0 {
+			theirs, err := batch.TakenOf(next.Taken)
+			if err != nil {
+				return false, err
+			}
+			has := batch.NewTaken()
+			has.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
+				return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
+			})
+			if len(ours.Ahead(has)) == 0 {
+				continue
+			}
+			if l.Next == checkpoint.Sink && !m.GetInherited() {
+				return false, nil // all that was taken was put out, if only to say so
+			}
 		}
+		err = fencedlog.Verify(ctx, l.JS, l.Output, next.Sequence, next.Time)
 		if err != nil && !errors.Is(err, fencedlog.ErrTailLost) {
 			return false, err
 		}
-		if len(l.Outputs) > 1 {
-			return false, nil // which rows are of which lane is not known
-		}
-		ours, err := batch.TakenOf(m.GetTaken())
-		if err != nil {
-			return false, err
-		}
-		theirs, err := batch.TakenOf(next.Taken)
-		if err != nil {
-			return false, err
-		}
-		has := batch.NewTaken()
-		has.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
-			return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
-		})
-		if len(ours.Ahead(has)) > 0 {
+		if err == nil || next.Sequence < m.GetOutput().GetSequence() {
 			return false, nil
 		}
 	}
