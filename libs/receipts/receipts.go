@@ -3,7 +3,7 @@
 //
 // Guaranteed: bounded in bytes and in time; a receipt costs its writer one publish that waits for nothing.
 //
-// Not guaranteed: that there is one. Nothing is repeated, and nothing but the answer to a user's question depends on it.
+// Not guaranteed: that there is one. Nothing is repeated. Beside the answer to a user's question, what a sink finds out about its past may depend on it.
 package receipts
 
 import (

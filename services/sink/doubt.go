@@ -31,6 +31,40 @@ func (d *doubt) failed(err error) {
 	}
 }
 
+// look asks the table which rows it does not hold, for as long as it takes; if that cannot be told, none. Meanwhile nothing is sent: the table may forget the token that it has just
+// answered to.
+func (d *doubt) look(what clickhouse.Insert) (lacks []int, err error) {
+	s := d.sending
+	waited := false
+	defer func() {
+		if waited && err == nil {
+			s.lane.trouble.sending(nil)
+		}
+	}()
+	for {
+		lacks, err := s.lane.inserter.Missing(s.working, what)
+		switch {
+		case err == nil:
+			return lacks, nil
+		case errors.Is(err, clickhouse.ErrCannotTell):
+			s.lane.log.WarnContext(s.working, "a block was sent again; whether it is in the table cannot be told", "token", what.Token, "error", err)
+			return nil, nil
+		case clickhouse.Answered(err):
+			d.refused++
+		}
+		if d.refused == looks {
+			s.lane.log.ErrorContext(s.working, "a block was sent again, and the server does not let us look whether it is in the table",
+				"token", what.Token, "error", err)
+			return nil, nil
+		}
+		waited = true
+		s.lane.trouble.sending(err)
+		if err := s.pause(s.lane.pace.last); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // resolve is asked once the table has answered with success. It tells whether all rows are there; if not, what is to
 // be sent next is changed to those that are not.
 //
@@ -41,24 +75,9 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 		return true, nil
 	}
 	s := d.sending
-	lacks, err := s.lane.inserter.Missing(s.working, *what)
-	switch {
-	case errors.Is(err, clickhouse.ErrCannotTell):
-		s.lane.log.WarnContext(s.working, "a block was sent again; whether it is in the table cannot be told", "token", what.Token, "error", err)
-		return true, nil
-	case err != nil:
-		if clickhouse.Answered(err) {
-			d.refused++
-		}
-		if d.refused == looks {
-			s.lane.log.ErrorContext(s.working, "a block was sent again, and the server does not let us look whether it is in the table",
-				"token", what.Token, "error", err)
-			return true, nil
-		}
-		s.lane.trouble.sending(err)
-		return false, s.pause(s.lane.pace.last)
-	case len(lacks) == 0:
-		return true, nil
+	lacks, err := d.look(*what)
+	if err != nil || len(lacks) == 0 {
+		return err == nil, err
 	}
 	keep := make([]byte, (d.group.Rows+7)/8)
 	rows := make([]int, len(lacks))

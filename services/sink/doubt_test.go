@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -111,6 +112,46 @@ func TestTokenWithoutRows(t *testing.T) {
 			require.Empty(t, w.letters())
 		})
 	}
+}
+
+// blind is a table whose first answer nobody hears. It knows the block when that comes again; then it cannot be looked at for a while, in which it forgets the token.
+type blind struct {
+	inserter
+	w      *world
+	unsaid bool
+	looks  int
+}
+
+func (b *blind) Insert(ctx context.Context, i clickhouse.Insert) error {
+	err := b.inserter.Insert(ctx, i)
+	if err == nil && !b.unsaid {
+		b.unsaid = true
+		return errFault
+	}
+	return err
+}
+
+func (b *blind) Missing(ctx context.Context, i clickhouse.Insert) ([]int, error) {
+	if b.looks++; b.looks <= 3 {
+		return nil, errors.Join(errFault, b.w.sql.Exec(ctx, "ALTER TABLE "+b.w.database+".t MODIFY SETTING non_replicated_deduplication_window = 0"))
+	}
+	return b.inserter.Missing(ctx, i)
+}
+
+// A block that the table has taken is not sent once more because it cannot be looked at.
+func TestTheTableCannotBeLookedAt(t *testing.T) {
+	w := newWorld(t, 1)
+	o := newOwner()
+	l := w.lane(o, "one", 0, w.js)
+	b := &blind{inserter: l.inserter, w: w}
+	l.inserter, l.pace = b, pace{time.Millisecond, 10 * time.Millisecond}
+	stop := start(t, l)
+	w.send(0, uniform(0, 100))
+	o.waitFor(t, 100)
+	require.NoError(t, stop(lanes.ErrStopping))
+	require.Equal(t, "100/100", w.table())
+	require.Equal(t, 4, b.looks)
+	w.balances("")
 }
 
 // watched looks, whenever a block has been inserted, what the position said meanwhile.

@@ -106,6 +106,8 @@ type lane struct {
 	told   []string // what was found since the lane was taken
 	// lettersThere: since take.
 	lettersThere *deadletters.Watch
+	// delivered is the token of the last block that a receipt tells of, none of whose rows was refused; "": there is none. Fixed by take.
+	delivered string
 	// suspicion is why rows that come next may be in the table; nil: they are not. Kept in the position.
 	suspicion *suspicion
 }

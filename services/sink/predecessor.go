@@ -24,17 +24,19 @@ const (
 // fails. One whose guard was through is known to the server, which is asked to end it. The token alone would not
 // do: the table forgets it, while a stopped process may wake up after days.
 func (l *lane) endPredecessor(ctx context.Context, n block.Name) error {
-	return l.endQueries(ctx, n.QueryID(), func(ctx context.Context) error { return clickhouse.KillQuery(ctx, l.sink(), n.QueryID()) })
+	wait := func(d time.Duration) error { return sleep(ctx, d) }
+	return l.endQueries(ctx, n.QueryID(), wait, func(ctx context.Context) error { return clickhouse.KillQuery(ctx, l.sink(), n.QueryID()) })
 }
 
 // endAll ends all inserts of the pipeline: of a store that went back nobody knows which lanes there were, and what they were sending. Those of lanes that are there now are sent again.
 func (l *lane) endAll(ctx context.Context) error {
 	prefix := l.name(0, 0, 0, 0).Queries()
-	return l.endQueries(ctx, prefix, func(ctx context.Context) error { return clickhouse.KillQueries(ctx, l.sink(), prefix) })
+	wait := func(d time.Duration) error { return sleep(ctx, d) }
+	return l.endQueries(ctx, prefix, wait, func(ctx context.Context) error { return clickhouse.KillQueries(ctx, l.sink(), prefix) })
 }
 
 // endQueries does it for as long as it takes.
-func (l *lane) endQueries(ctx context.Context, id string, end func(context.Context) error) error {
+func (l *lane) endQueries(ctx context.Context, id string, wait func(time.Duration) error, end func(context.Context) error) error {
 	began := time.Now()
 	for backoff := l.pace.first; ; backoff = min(2*backoff, l.pace.last) {
 		attemptCtx, cancel := context.WithTimeout(ctx, killTimeout)
@@ -53,7 +55,7 @@ func (l *lane) endQueries(ctx context.Context, id string, end func(context.Conte
 			return nil
 		}
 		l.trouble.sending(fmt.Errorf("end the insert of the lane's owner before: %w", err))
-		if err := sleep(ctx, backoff); err != nil {
+		if err := wait(backoff); err != nil {
 			return err
 		}
 	}

@@ -79,6 +79,12 @@ func (s *sending) resume() error {
 	return nil
 }
 
+// skip leaves out all rows before to, which are known to be in the table.
+func (s *sending) skip(to int) {
+	s.settle(block.Range{From: s.done, To: to}, false)
+	s.done = to
+}
+
 func (s *sending) group(g *group) error {
 	var err error
 	if len(g.columns) == 0 {
@@ -152,6 +158,7 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		Settings: s.lane.sink().GetSettings(), Guard: s.guard,
 	}
 	doubt := doubt{sending: s, group: g, from: r.From, token: what.Token, open: s.repeated}
+	unsifted := what
 	if s.lane.suspicion != nil {
 		done, err := s.sift(g, r, &what, &doubt)
 		if errors.Is(err, errGone) {
@@ -199,7 +206,19 @@ func (s *sending) insert(g *group, r block.Range) (verdict, err error) {
 		}
 		if class == clickhouse.Ambiguous && !errors.Is(err, clickhouse.ErrNotConnected) || clickhouse.StillRunning(err) {
 			// The attempt may still be running, and its query id is taken as long as it is.
-			_ = s.endAttempt()
+			if s.lane.suspicion == nil {
+				_ = s.endAttempt()
+				continue
+			}
+			what = unsifted
+			done, err := s.siftAgain(g, r, &what, &doubt)
+			if errors.Is(err, errGone) {
+				s.repeated = s.repeated || doubt.open
+				return s.insert(g, r)
+			}
+			if done || err != nil {
+				return nil, err
+			}
 		}
 	}
 }

@@ -166,11 +166,15 @@ func (l *lane) lastSent(ctx context.Context) (last *eventv1.Receipt, receipted b
 	return said, false, nil
 }
 
-// receipts looks whether blocks were sent beyond the position.
+// receipts looks whether blocks were sent beyond the position, and which was delivered last.
 func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	last, receipted, err := l.lastSent(ctx)
 	if err != nil {
 		return err
+	}
+	l.delivered = ""
+	if last.GetRefused() == 0 {
+		l.delivered = last.GetToken()
 	}
 	known := l.covered
 	if p := l.pos.stored.GetPending(); p.GetEpoch() == l.epoch {
@@ -489,6 +493,20 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 	what.Token += "/lacking"
 	d.rows = lacks
 	return false, nil
+}
+
+// siftAgain is sift when nobody knows what became of an attempt: the table is asked anyway, so that it need not remember a token. What the attempt has left does not count
+// as found.
+func (s *sending) siftAgain(g *group, r block.Range, what *clickhouse.Insert, d *doubt) (done bool, err error) {
+	w := s.lane.suspicion
+	err = s.lane.endQueries(s.working, what.QueryID, s.pause, func(ctx context.Context) error { return clickhouse.KillQuery(ctx, s.lane.sink(), what.QueryID) })
+	if err != nil {
+		return false, err
+	}
+	found, clean := w.found, w.clean
+	defer func() { w.found, w.clean = found, clean }()
+	d.rows = nil
+	return s.sift(g, r, what, d)
 }
 
 // settleSuspicion counts what was left out of a block, and ends the suspicion when it is over.

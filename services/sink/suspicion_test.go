@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
+	"sluice/libs/clickhouse"
 	"sluice/libs/fencedlog"
 	"sluice/libs/kafka"
 	"sluice/libs/lanes"
@@ -471,5 +473,48 @@ func TestKafkaWasDownWhenTheLaneWasTaken(t *testing.T) {
 	require.ErrorContains(t, stop(lanes.ErrStopping), "taking the lane anew")
 	s.up()
 	s.next(20, 10)
+	s.finish()
+}
+
+// unheard is a table whose answers get lost some times.
+type unheard struct {
+	inserter
+	times int
+}
+
+func (u *unheard) Insert(ctx context.Context, i clickhouse.Insert) error {
+	err := u.inserter.Insert(ctx, i)
+	if err == nil && u.times > 0 {
+		u.times--
+		return errFault
+	}
+	return err
+}
+
+// Of a block that is half in the table the other half is sent, and nobody hears the answer. The table, which is asked anyway, is asked again, and need not remember the token.
+func TestAnAnswerIsLostWhileTheLaneIsSuspicious(t *testing.T) {
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	lose := s.keep()
+	s.up()
+	s.next(50, 10)
+	s.down()
+	lose(theBucket, theLog, "sluice_p_receipts")
+	s.forgetTokens(1000)
+	s.rows = 70
+	s.again(10, 60, 60)
+	s.o = newOwner()
+	l := s.lane(s.o, "again", 0, s.js)
+	table := &unheard{inserter: l.inserter, times: 1}
+	l.inserter, l.pace = table, pace{time.Millisecond, 10 * time.Millisecond}
+	s.stop = start(t, l)
+	s.o.waitFor(t, 70)
+	require.Equal(t, "70/70", s.table())
+	require.Zero(t, table.times)
+	s.next(10, 10)
+	require.EqualValues(t, 50, s.o.snapshot().GetHealedRows(), "what was there before")
+	require.Nil(t, s.position(0).GetSuspicion(), "it is over")
 	s.finish()
 }
