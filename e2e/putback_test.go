@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +181,7 @@ type natsStore struct {
 	*stack.Stack
 	t        *testing.T
 	services []string
+	killed   []string // of them: they are not stopped but killed
 }
 
 // kept is how many earlier checkpoints of dedup's lanes are kept.
@@ -206,8 +208,13 @@ func (n *natsStore) kept(pipeline string) (kept int) {
 
 func (n *natsStore) down() {
 	n.t.Helper()
+	for _, name := range n.killed {
+		n.Service(name).Kill()
+	}
 	for _, name := range n.services {
-		require.Zero(n.t, n.Service(name).Stop())
+		if !slices.Contains(n.killed, name) {
+			require.Zero(n.t, n.Service(name).Stop())
+		}
 	}
 	n.NATS.Stop()
 }
@@ -233,17 +240,19 @@ func (n *natsStore) copy() (earlier string) {
 	return earlier
 }
 
-// putBack puts a stream of an earlier copy in the place of what it is now; "": all of the store.
-func (n *natsStore) putBack(earlier, stream string) {
+// putBack puts streams of an earlier copy in the place of what they are now, named with commas between; "": all of the store.
+func (n *natsStore) putBack(earlier, streams string) {
 	n.t.Helper()
 	n.down()
 	defer n.up()
-	from, to := earlier, n.NATSDir
-	if stream != "" {
-		from, to = folder(n.t, earlier, stream), folder(n.t, n.NATSDir, stream)
+	for stream := range strings.SplitSeq(streams, ",") {
+		from, to := earlier, n.NATSDir
+		if stream != "" {
+			from, to = folder(n.t, earlier, stream), folder(n.t, n.NATSDir, stream)
+		}
+		require.NoError(n.t, os.RemoveAll(to))
+		require.NoError(n.t, os.CopyFS(to, os.DirFS(from)))
 	}
-	require.NoError(n.t, os.RemoveAll(to))
-	require.NoError(n.t, os.CopyFS(to, os.DirFS(from)))
 }
 
 // folder is where a stream is in a store of NATS.

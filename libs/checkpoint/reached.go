@@ -27,8 +27,12 @@ type Reached struct {
 	// Epoch and Closed of a checkpoint; not of the sink.
 	Epoch  uint32
 	Closed bool
-	// Positions, of the sink behind a join: the last position that it has had of each writer of that log.
+	// Of the sink behind a join, as in SinkPosition: the last position that it has had of each writer of that log, when what that was made of was stored, and
+	// what the join had taken by then. Pending is the block that it may have as well.
 	Positions map[string]string
+	Made      map[string]int64
+	Joined    map[string]*eventv1.Taken
+	Pending   *eventv1.PendingBlock
 }
 
 // ReachedBy tells how far a lane of any stage has come, as its last checkpoint says.
@@ -53,7 +57,10 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 		if err := proto.Unmarshal(value, p); err != nil {
 			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 		}
-		return Reached{Sequence: p.GetCoveredSequence(), Time: time.Unix(0, p.GetCoveredTimeNs()), Taken: p.GetTaken(), Positions: p.GetPositions()}, nil
+		return Reached{
+			Sequence: p.GetCoveredSequence(), Time: time.Unix(0, p.GetCoveredTimeNs()), Taken: p.GetTaken(),
+			Positions: p.GetPositions(), Made: p.GetMadeNs(), Joined: p.GetJoined(), Pending: p.GetPending(),
+		}, nil
 	}
 	m := &eventv1.Manifest{}
 	if err := proto.Unmarshal(value, m); err != nil {

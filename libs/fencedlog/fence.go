@@ -60,7 +60,7 @@ func (w *Writer) inherit(ctx context.Context) (fence, error) {
 	if err != nil {
 		return fence{}, err
 	}
-	return w.claim(ctx, msg.Sequence, fence{body: msg.Data, settled: settled, of: markOf(msg)})
+	return w.claim(ctx, msg.Sequence, fence{body: msg.Data, settled: settled, of: markOf(msg.Header)})
 }
 
 // renew puts next in the place of our last fence. If the last one in the log is not ours, we were
@@ -116,7 +116,7 @@ func (w *Writer) claim(ctx context.Context, before uint64, next fence) (fence, e
 		msg.Header.Set(settledHeader, strconv.FormatUint(next.settled, 10))
 	}
 	if next.of.Sequence != 0 {
-		msg.Header.Set(inputHeader, fmt.Sprintf("%d@%d", next.of.Sequence, next.of.Time.UnixNano()))
+		msg.Header.Set(inputHeader, next.of.String())
 	}
 	ack, err := w.publish(ctx, msg, before, subject)
 	if err != nil {
@@ -142,9 +142,12 @@ func settledOf(msg *jetstream.RawStreamMsg) (uint64, error) {
 	return sequence, nil
 }
 
-// markOf is the message of another log that the body of a fence goes by; none if it does not say so.
-func markOf(msg *jetstream.RawStreamMsg) (m Mark) {
-	sequence, at, _ := strings.Cut(msg.Header.Get(inputHeader), "@")
+// String is the mark as inputHeader has it.
+func (m Mark) String() string { return fmt.Sprintf("%d@%d", m.Sequence, m.Time.UnixNano()) }
+
+// markOf is the message of another log that the body of a fence goes by, or that a message was made of; none if it does not say so.
+func markOf(h nats.Header) (m Mark) {
+	sequence, at, _ := strings.Cut(h.Get(inputHeader), "@")
 	n, err := strconv.ParseUint(sequence, 10, 64)
 	ns, err2 := strconv.ParseInt(at, 10, 64)
 	if err != nil || err2 != nil {

@@ -55,7 +55,7 @@ func At(ctx context.Context, js jetstream.JetStream, l Log, sequence uint64) (m 
 	}
 	writer, ok := l.writerOf(msg.Subject)
 	return Message{
-		Sequence: msg.Sequence, Time: msg.Time, Writer: writer, Position: msg.Header.Get(positionHeader), Data: msg.Data,
+		Sequence: msg.Sequence, Time: msg.Time, Writer: writer, Position: msg.Header.Get(positionHeader), Link: linkOf(msg.Header), Data: msg.Data,
 	}, ok, nil
 }
 

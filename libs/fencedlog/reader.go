@@ -28,6 +28,7 @@ type Message struct {
 	Time     time.Time // when the server stored it
 	Writer   string
 	Position string
+	Link     Link
 	Data     []byte
 	Pending  uint64 // messages of the lane after this one, when it was sent
 }
@@ -137,6 +138,7 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 		Time:     meta.Timestamp,
 		Writer:   writer,
 		Position: msg.Headers().Get(positionHeader),
+		Link:     linkOf(msg.Headers()),
 		Data:     msg.Data(),
 		Pending:  meta.NumPending,
 	}, nil

@@ -18,8 +18,10 @@ const (
 	positionHeader = "Sluice-Position"
 	// sessionHeader tells whose fence it is: one value for each Open.
 	sessionHeader = "Sluice-Session"
-	// inputHeader is on a fence whose body goes by a message of another log: <sequence>@<nanoseconds since 1970>.
+	// inputHeader is on a fence whose body goes by a message of another log, and on a message with a Link: <sequence>@<nanoseconds since 1970>.
 	inputHeader = "Sluice-Input"
+	// afterHeader is on a message with a Link: the position of the one before it.
+	afterHeader = "Sluice-After"
 	// settledHeader is on a fence that carries on what an earlier one had settled: the sequence
 	// of that one. A fence without it settles by itself.
 	settledHeader = "Sluice-Settled"
@@ -118,13 +120,26 @@ func Open(ctx context.Context, js jetstream.JetStream, log Log, writer string, o
 	return w, rec, nil
 }
 
+// Link says where a message belongs: which message of the log before its writer has made it of, and which of the writer's own it follows in its lane. A
+// reader that has had another one last knows by it that the log is not the one that it has read.
+type Link struct {
+	Input Mark   // Sequence 0: the message says nothing of all this
+	After string // position of the writer's message before this one; "": not known
+}
+
 // Append appends a message that covers the input up to position and returns its sequence. It
 // returns once the message is in the log, however long JetStream is away, or with ErrFenced, or
 // when ctx ends; then the fate of the message is unknown and the next Open will tell.
 func (w *Writer) Append(ctx context.Context, lane int, position string, data []byte) (uint64, error) {
+	return w.AppendLinked(ctx, lane, position, Link{}, data)
+}
+
+// AppendLinked is Append of a message that says where it belongs.
+func (w *Writer) AppendLinked(ctx context.Context, lane int, position string, link Link, data []byte) (uint64, error) {
 	msg := nats.NewMsg(w.log.Subject(lane, w.name))
 	msg.Data = data
 	msg.Header.Set(positionHeader, position)
+	link.write(msg.Header)
 	var (
 		appended uint64
 		suspect  uint64 // fence of an attempt whose fate is unknown
@@ -173,6 +188,23 @@ func (w *Writer) Append(ctx context.Context, lane int, position string, data []b
 	}
 	w.unsettled.Add(int64(len(data)))
 	return appended, nil
+}
+
+func (l Link) write(h nats.Header) {
+	if l.Input.Sequence == 0 {
+		return
+	}
+	h.Set(inputHeader, l.Input.String())
+	if l.After != "" {
+		h.Set(afterHeader, l.After)
+	}
+}
+
+func linkOf(h nats.Header) Link {
+	if h.Get(inputHeader) == "" {
+		return Link{}
+	}
+	return Link{Input: markOf(h), After: h.Get(afterHeader)}
 }
 
 // Unsettled is how many bytes were appended since the last Settle. They cannot be purged: settle

@@ -16,8 +16,8 @@ import (
 )
 
 // await reads the input from a mark on until all that was taken has come again or does not come any more. It returns the
-// sequence up to which that is so.
-func (l *lane) await(ctx context.Context, known *batch.Taken, from fencedlog.Mark) (until uint64, err error) {
+// sequence up to which that is so, and of how many parts of it does not come any more.
+func (l *lane) await(ctx context.Context, known *batch.Taken, from fencedlog.Mark) (until uint64, gone int, err error) {
 	seen := l.fold.taken.Clone()
 	excused := map[batch.Ahead]bool{} // Kafka no longer has them
 	missing := func() (out []batch.Ahead) {
@@ -30,24 +30,24 @@ func (l *lane) await(ctx context.Context, known *batch.Taken, from fencedlog.Mar
 	}
 	until = from.Sequence
 	if len(missing()) == 0 {
-		return until, nil
+		return until, 0, nil
 	}
 	r, err := fencedlog.OpenReader(ctx, l.JS, l.Input, l.Lane, from.Sequence+1)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer r.Close()
 	var (
 		v      batch.View
-		gone   barrier
+		behind barrier
 		looked = time.Now()
 	)
 	for rest := missing(); len(rest) > 0; rest = missing() {
 		if time.Since(looked) >= rereadInterval {
 			looked = time.Now()
-			passed, err := l.passed(ctx, &gone, rest, until)
+			passed, err := l.passed(ctx, &behind, rest, until)
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			for _, a := range passed {
 				excused[a] = true
@@ -66,16 +66,16 @@ func (l *lane) await(ctx context.Context, known *batch.Taken, from fencedlog.Mar
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		until = m.Sequence
 		if err := v.Parse(m.Data); err != nil {
-			return 0, fmt.Errorf("sequence %d: %w", m.Sequence, err)
+			return 0, 0, fmt.Errorf("sequence %d: %w", m.Sequence, err)
 		}
 		seen.Admit(m.Writer, &v)
 	}
 	l.waiting(nil)
-	return until, nil
+	return until, len(excused), nil
 }
 
 // noticed waits until the stage before has noticed what its log has lost, and has settled what comes again of it: until then what this lane's checkpoint says, of before the loss,

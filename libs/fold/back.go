@@ -16,8 +16,8 @@ import (
 )
 
 // goBack chooses the checkpoint to go on from when the output log has lost its tail, or says why there is none. It has no output if it is the newest: what
-// was lost is not needed.
-func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.Manifest) (*eventv1.Manifest, error) {
+// was lost is not needed. both: the input log has lost its tail, too, so that the less has to be put out again, the better.
+func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.Manifest, both bool) (*eventv1.Manifest, error) {
 	kept := l.state.Earlier()
 	lost := fmt.Errorf("%w: %s covers the input of lane %d up to %s, the checkpoint up to %s",
 		fencedlog.ErrTailLost, l.Output.Stream(), l.Lane, published, covers(newest))
@@ -27,7 +27,16 @@ func (l *lane) goBack(ctx context.Context, published position, newest *eventv1.M
 			at = i
 		}
 	}
-	if at < 0 {
+	enough := false
+	if both {
+		var err error
+		if enough, err = l.nextHad(ctx, newest); err != nil {
+			return nil, err
+		}
+	}
+	if enough {
+		at = -1
+	} else if at < 0 {
 		// What is lost before the oldest one need not come again if the next stage has it.
 		oldest := newest
 		if len(kept) > 0 {
@@ -119,6 +128,16 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 			if l.Next == checkpoint.Sink && !m.GetInherited() {
 				return false, nil // all that was taken was put out, if only to say so
 			}
+		}
+		if at := m.GetPutOut(); at != "" { // of a Replayer: the next stage tells its outputs by their positions
+			has, err := Reaches(next.Positions[l.Options.writer()], at)
+			if err != nil {
+				return false, err
+			}
+			if has || at == nothing {
+				continue
+			}
+			return false, nil
 		}
 		err = fencedlog.Verify(ctx, l.JS, l.Output, next.Sequence, next.Time)
 		if err != nil && !errors.Is(err, fencedlog.ErrTailLost) {

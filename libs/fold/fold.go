@@ -10,7 +10,9 @@
 // When JetStream loses the end of the input or of the output, which it had acknowledged, that is noticed, also while the lane runs. The lane then goes on
 // by itself, repeats nothing and leaves nothing out, and its status keeps saying what was lost and how many rows were left out because they had come
 // before. Where it cannot, it stands still and says so: a Core that can neither Remember nor Replay has put out more than its checkpoint
-// covers; both logs have lost their tails, and the next stage has what a Replayer's lost; nothing is left that reaches back far enough; the state bucket has lost more than the input still holds.
+// covers; both logs have lost their tails while a Replayer was making up for a loss; nothing is left that reaches back far enough; the state bucket has lost more than the input still holds.
+// Where both logs of a Replayer have lost their tails, and the next stage has what the output log lost, that is put out again: each message says which one it
+// follows (fencedlog.Link), so that the next stage finds that it has been further, and looks which rows it has.
 //
 // Not guaranteed: what comes of a lost tail of both logs at once where a lane puts out into several lanes; the next
 // stage leaves out what it has, but a row and its repetition from another partition may then both pass. Nor that two instances never work on one lane at once. They may for a moment; what the one that was replaced appends or
@@ -217,8 +219,12 @@ type lane struct {
 	settled fencedlog.Mark
 	// inherited: what belongs to it of the lanes before is in the state. closed: see Heir. Both are the fold's once that runs.
 	inherited, closed bool
-	// appended is the sequence of the lane's last message in the output log; publish's once that runs.
+	// appended is the sequence of the lane's last message in the output log, and after its position, by which the next one says that it follows it; publish's
+	// once that runs. after is nothing when there is none, "" when that is not known; it is kept of a Replayer only.
 	appended uint64
+	after    string
+	// stored is the checkpoint that was found, fixed by take: it may be a later one than that which the lane goes on from.
+	stored *eventv1.Manifest
 }
 
 // Run works until ctx ends, or until something fails that only a new start can mend. It closes the core. Four goroutines hand

@@ -162,7 +162,7 @@ const clockSlack = time.Second
 
 // heal makes the lane fit for an input log that has lost its tail. The core has the state of m; lost says what is wrong. Nothing durable has
 // happened when it fails; after the checkpoint that it makes the lane goes on as any other.
-func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered, logged position, lost error) error {
+func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Recovered, lost error) error {
 	f := l.fold
 	if f.marks[0].GetSequence() != 0 {
 		return fmt.Errorf("%w; it cannot be healed, since an earlier version has begun the checkpoint, and did not note which rows it took", lost)
@@ -190,7 +190,7 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	}
 	switch core := l.core.(type) {
 	case Replayer:
-		if f.replay, err = l.relive(ctx, core, m, logged, from, lost); err != nil {
+		if f.replay, err = l.relive(ctx, core, m, from, lost); err != nil {
 			return err
 		}
 	case Rememberer:
@@ -210,6 +210,9 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 		lost, l.Lane, m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()).UTC().Format(time.RFC3339), from.Sequence)
 	if f.replay != nil {
 		f.healed.What += fmt.Sprintf("; what it had put out after its checkpoint is not put out again (replayed up to sequence %d)", f.replay.GetUntilSequence())
+		if len(f.replay.GetTaken()) > 0 {
+			f.healed.What += fmt.Sprintf(", but for what %s has lost: stage %s has that, and leaves out what comes again of it", l.Output.Stream(), l.Next)
+		}
 	}
 	if l.told != "" {
 		f.healed.What = l.told + "; " + f.healed.What
@@ -232,7 +235,7 @@ func (l *lane) anew(ctx context.Context) error {
 	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
 	l.state.Forget()
-	s.manifest.Output, s.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
+	l.noteOutput(s.manifest)
 	// A crash after this finds a lane in good order.
 	return l.save(ctx, s)
 }

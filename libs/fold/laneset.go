@@ -46,7 +46,7 @@ func (l *lane) inherit(ctx context.Context) error {
 	l.inherited = true
 	s := &save{manifest: l.manifest()}
 	s.chunks = l.core.Checkpoint(s.manifest)
-	s.manifest.Output, s.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
+	l.noteOutput(s.manifest)
 	if err := l.fence(ctx); err != nil {
 		return err
 	}
@@ -110,7 +110,9 @@ func (l *lane) giveWay(ctx context.Context) {
 		l.fold.covered = end
 		if err = l.fence(ctx); err == nil {
 			l.state.Forget()
-			err = l.state.Save(ctx, l.manifest(), nil)
+			m := l.manifest()
+			m.PutOut = l.after
+			err = l.state.Save(ctx, m, nil)
 		}
 	}
 	if err == nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"sluice/libs/fencedlog"
 )
 
 // position says how much of the input's steps is in a log: everything before step, and of step the parts up to part.
@@ -17,6 +19,9 @@ type position struct {
 
 // whole is the part of a position at the end of its step.
 const whole = int(^uint(0) >> 1)
+
+// nothing is the position before all, as text.
+const nothing = "0"
 
 // String is the position as messages carry it: [<epoch>:]<step>[/<part>].
 func (p position) String() string {
@@ -71,6 +76,28 @@ func later(p, q position) position {
 		return p
 	}
 	return q
+}
+
+// Broken tells, of a message in the log of a Replayer, that it does not follow from what a reader of that log has had of its writer: last is the position of that, and
+// made when what that was made of was stored, in nanoseconds since 1970, as the message's Link said; 0: it did not. Then the log has lost its tail, and the log that
+// it was made of, too: the lane puts out again, in whatever order results, what it does not know to be out. Messages that it has made anew of the same input come
+// under their old positions, and are not broken. Of those of an earlier version it cannot be told.
+func Broken(last string, made int64, m fencedlog.Message) (bool, error) {
+	if last == "" || m.Link.Input.Sequence == 0 {
+		return false, nil
+	}
+	again, err := Reaches(last, m.Position)
+	if err != nil {
+		return false, err
+	}
+	if at := m.Link.Input.Time.UnixNano(); again { // what was lost was stored before what came in its place
+		return made != 0 && (at > made || m.Position == last && at != made), nil
+	}
+	if m.Link.After == "" {
+		return false, nil
+	}
+	there, err := Reaches(m.Link.After, last)
+	return err == nil && !there, err
 }
 
 // Reaches tells whether position, of a message in the log of a stage that this package runs, lies at or before last. A last of "" is

@@ -27,12 +27,12 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 			continue
 		case o.save == nil:
 			ctx, end := l.fold.trace.append(work, o)
-			sequence, err := l.writer.Append(ctx, o.lane, o.position.String(), o.data)
+			sequence, err := l.writer.AppendLinked(ctx, o.lane, o.position.String(), l.link(o), o.data)
 			end(sequence, err)
 			if err != nil {
 				return err
 			}
-			l.appended = sequence
+			l.put(sequence, o.position)
 			if l.writer.Unsettled() < settleBytes {
 				continue
 			}
@@ -49,7 +49,7 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 		if o.save == nil {
 			continue
 		}
-		o.save.manifest.Output, o.save.manifest.Letters = &eventv1.Mark{Sequence: l.appended}, l.lettersMark()
+		l.noteOutput(o.save.manifest)
 		select {
 		case saves <- o.save:
 		case <-work.Done():
@@ -57,6 +57,27 @@ func (l *lane) publish(work context.Context, outputs <-chan output, saves chan<-
 		}
 	}
 	return nil
+}
+
+// link says where an output belongs, of a Replayer: what that puts out once more, after both logs have lost their tails, need not be what it was.
+func (l *lane) link(o output) fencedlog.Link {
+	if _, ok := l.core.(Replayer); !ok {
+		return fencedlog.Link{}
+	}
+	return fencedlog.Link{Input: o.input, After: l.after}
+}
+
+// put notes the lane's last message in the output log.
+func (l *lane) put(sequence uint64, at position) {
+	l.appended = sequence
+	if _, ok := l.core.(Replayer); ok {
+		l.after = at.String()
+	}
+}
+
+// noteOutput notes in a checkpoint what was put out and refused last before it.
+func (l *lane) noteOutput(m *eventv1.Manifest) {
+	m.Output, m.PutOut, m.Letters = &eventv1.Mark{Sequence: l.appended}, l.after, l.lettersMark()
 }
 
 // refuse sends rows to the dead letters, unless they are there.

@@ -17,11 +17,13 @@ import (
 // Replayer is a Core whose outputs name the rows that they were made from, so that it can fold those rows again, in other batches and
 // another order, and put out what is not out yet. It is for those to whom what was taken does not tell what was put out.
 //
-// The calls are, after Restore: Recall and RecallRefused for all that is out, in order, then Recalled, then Replay.
+// The calls are, after Restore: Recall and RecallRefused for all that is out, in order, RecallTaken perhaps, then Recalled, then Replay.
 type Replayer interface {
 	// Recall takes in a message that was put out behind the checkpoint's outputs, RecallRefused the dead letters of that time.
 	Recall(*batch.View) error
 	RecallRefused([]*eventv1.DeadLetter)
+	// RecallTaken says of more that it had been taken by then. What was put out of it is lost, and is to be put out again; what was refused is not.
+	RecallTaken(*batch.Taken)
 	// Recalled says that this was all: what became of rows in the state is made good there, and counted. It returns what had been taken by
 	// the time of the last of it; nothing of that is decided until all of it has come.
 	Recalled(*batch.Tally) (*batch.Taken, error)
@@ -32,8 +34,12 @@ type Replayer interface {
 
 // relive makes a lane ready whose core is a Replayer, after the input log has lost its tail. It returns what is to be in the checkpoint; nil
 // when nothing was put out behind the one before.
-func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, logged position, from fencedlog.Mark, lost error) (*eventv1.Replay, error) {
-	if err := l.nextBeyond(ctx, logged, lost); err != nil {
+//
+// If the output log has lost its tail as well, and the next stage has what it lost, nobody can tell which rows that was made of. They are put out again. The next
+// stage finds that what comes does not follow what it has had, since each message says which one it follows, and looks which of its rows it has.
+func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, from fencedlog.Mark, lost error) (*eventv1.Replay, error) {
+	had, err := l.nextBeyond(ctx, lost)
+	if err != nil {
 		return nil, err
 	}
 	replay := &eventv1.Replay{After: covers(m).String(), FromSequence: m.GetOutput().GetSequence()}
@@ -42,6 +48,16 @@ func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, l
 			return nil, err
 		}
 		replay = proto.CloneOf(before)
+	}
+	if had != nil {
+		for _, taken := range []map[string]*eventv1.Taken{replay.GetTaken(), l.stored.GetTaken()} {
+			more, err := batch.TakenOf(taken)
+			if err != nil {
+				return nil, fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
+			}
+			merge(had, more)
+		}
+		replay.Taken = had.Proto()
 	}
 	last, err := fencedlog.LastOf(ctx, l.JS, l.Output, l.Lane)
 	if err != nil {
@@ -62,9 +78,15 @@ func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, l
 	if err != nil || known == nil {
 		return nil, err
 	}
-	if replay.UntilSequence, err = l.await(ctx, known, from); err != nil {
+	until, excused, err := l.await(ctx, known, from)
+	if err != nil {
 		return nil, err
 	}
+	if had != nil && excused > 0 && l.Input.Stage != fencedlog.Ingest && l.stored.GetCoveredSequence() != m.GetCoveredSequence() {
+		// Stage dedup goes by the stored one, and does not put out again what that had.
+		return nil, fmt.Errorf("%w; lane %d has gone back to an earlier checkpoint, and what it had taken since then does not come again", lost, l.Lane)
+	}
+	replay.UntilSequence = until
 	core.Replay(replay.GetUntilSequence())
 	return replay, nil
 }
@@ -98,23 +120,140 @@ func (l *lane) bothLost(ctx context.Context, newest *eventv1.Manifest) (lost, er
 	return nil, lost
 }
 
-// nextBeyond tells that the next stage has outputs that the log does not hold any more. Then nobody knows which rows they were made of.
-func (l *lane) nextBeyond(ctx context.Context, logged position, lost error) error {
+// nextBeyond tells whether the next stage has outputs, or may have, that neither the log holds any more nor the checkpoint covers: then it returns what was taken by
+// the last of them, as far as that is known; else nil.
+func (l *lane) nextBeyond(ctx context.Context, lost error) (_ *batch.Taken, err error) {
+	var had *batch.Taken
+	known := l.fold.published
+	if l.after != "" { // a fence may be of a healing that was cut off
+		known, err = positionOf(l.after)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, lane := range l.Outputs {
+		next, err := l.reached(ctx, lane)
+		if err != nil {
+			return nil, err
+		}
+		at, err := positionOf(next.Positions[l.Options.writer()])
+		if err != nil {
+			return nil, err
+		}
+		doubt, err := positionOf(next.Pending.GetPositions()[l.Options.writer()])
+		if err != nil {
+			return nil, err
+		}
+		if !known.covers(at) && next.Made[l.Options.writer()] == 0 {
+			// A stage of an earlier version would take what comes for what it has, or for what it has not.
+			return nil, fmt.Errorf("%w; %s has lost its tail, too: it ends at %s, and stage %s, which an earlier version has brought there, has had it up to %s. "+
+				"Which rows those were made from cannot be told", lost, l.Output.Stream(), known, l.Next, at)
+		}
+		if known.covers(at) && known.covers(doubt) {
+			continue
+		}
+		if had == nil {
+			had = batch.NewTaken()
+		}
+		for _, taken := range []map[string]*eventv1.Taken{next.Joined, next.Pending.GetJoined()} {
+			more, err := batch.TakenOf(taken)
+			if err != nil {
+				return nil, fmt.Errorf("position of lane %d of stage %s: %w", lane, l.Next, err)
+			}
+			merge(had, more)
+		}
+	}
+	return had, nil
+}
+
+func merge(to, from *batch.Taken) {
+	to.Merge(from, func(writer, _ string, _ int32) (string, bool) { return writer, true })
+}
+
+// nextLost tells, of a Replayer whose output log does not hold what the next stage has, why the input log is not the one that it was made from; nil if it is, and the
+// same comes again. What was put out is all there is to tell where the checkpoint does not reach that far.
+func (l *lane) nextLost(ctx context.Context, published position) error {
+	if _, ok := l.core.(Replayer); !ok {
+		return nil
+	}
+	writer := l.Options.writer()
 	for _, lane := range l.Outputs {
 		next, err := l.reached(ctx, lane)
 		if err != nil {
 			return err
 		}
-		at, err := positionOf(next.Positions[l.Options.writer()])
-		if err != nil {
-			return err
-		}
-		if !logged.covers(at) {
-			return fmt.Errorf("%w; %s has lost its tail, too: it ends at %s, and stage %s has had it up to %s. Which rows those were made from cannot be told",
-				lost, l.Output.Stream(), logged, l.Next, at)
+		for position, made := range map[string]int64{
+			next.Positions[writer]: next.Made[writer], next.Pending.GetPositions()[writer]: next.Pending.GetMadeNs()[writer],
+		} {
+			at, err := positionOf(position)
+			if err != nil {
+				return err
+			}
+			if made == 0 || published.covers(at) || at.epoch != published.epoch {
+				continue
+			}
+			if err := fencedlog.Verify(ctx, l.JS, l.Input, at.step, time.Unix(0, made)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// outputsLost tells, of a lane whose healing was cut off, that the output log lacks what had been put out before its checkpoint. The fence does not tell that any more,
+// since it is of the healing; logged becomes what the messages tell.
+func (l *lane) outputsLost(ctx context.Context, m *eventv1.Manifest, published position, past fencedlog.Recovered, logged *position) (bool, error) {
+	if published.epoch <= m.GetEpoch() || m.GetPutOut() == "" || m.GetPutOut() == nothing {
+		return false, nil
+	}
+	out, err := positionOf(m.GetPutOut())
+	if err != nil {
+		return false, err
+	}
+	if made, ok := newest(past); ok {
+		at, err := positionOf(made.Position)
+		if err != nil || at.covers(out) {
+			return false, err
+		}
+		*logged = at
+		return true, nil
+	}
+	_, last, err := fencedlog.Bounds(ctx, l.JS, l.Output)
+	if err != nil {
+		return false, err
+	}
+	there, _, err := fencedlog.At(ctx, l.JS, l.Output, m.GetOutput().GetSequence())
+	if err != nil || last >= m.GetOutput().GetSequence() && (there.Sequence == 0 || there.Position == m.GetPutOut()) {
+		return false, err
+	}
+	*logged = position{part: whole}
+	return true, nil
+}
+
+// follows is the position of the lane's last message in the output log, as that knows it, and the checkpoint that the lane goes on from: what was put out before that one
+// is not put out again. It is "" when neither tells.
+func (l *lane) follows(m *eventv1.Manifest, past fencedlog.Recovered, wentBack bool) (string, error) {
+	if _, ok := l.core.(Replayer); !ok {
+		return "", nil
+	}
+	made, ok := newest(past)
+	switch {
+	case m.GetPutOut() == "" && !ok && len(past.Body) == 0 && m.GetCoveredSequence() == 0 && !wentBack:
+		return nothing, nil
+	case m.GetPutOut() == "" && (wentBack || !ok): // of an earlier version
+		return "", nil
+	case !ok:
+		return m.GetPutOut(), nil
+	}
+	before, err := positionOf(m.GetPutOut())
+	if err != nil {
+		return "", err
+	}
+	last, err := positionOf(made.Position)
+	if err != nil {
+		return "", err
+	}
+	return later(last, before).String(), nil
 }
 
 // replayable makes sure that the messages that a replay needs are there.
@@ -199,6 +338,14 @@ func (l *lane) recall(ctx context.Context, core Replayer, r *eventv1.Replay, epo
 		if err != nil {
 			return nil, err
 		}
+	}
+	if len(r.GetTaken()) > 0 {
+		taken, err := batch.TakenOf(r.GetTaken())
+		if err != nil {
+			return nil, err
+		}
+		any = true
+		core.RecallTaken(taken)
 	}
 	if !any {
 		return nil, nil

@@ -40,7 +40,7 @@ func (l *lane) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.writer = writer
+	l.writer, l.stored = writer, m
 	l.settled = past.Input
 	published, err := l.publishedOf(past)
 	if err != nil {
@@ -57,16 +57,19 @@ func (l *lane) take(ctx context.Context) error {
 			return l.over(m)
 		}
 	}
-	if !published.covers(covers(m)) {
-		newest := m
+	cutOff, err := l.outputsLost(ctx, m, published, past, &logged)
+	if err != nil {
+		return err
+	}
+	if cutOff || !published.covers(covers(m)) {
 		wentBack = true
-		if m, err = l.goBack(ctx, published, m); err != nil {
+		if both, err = l.bothLost(ctx, m); err != nil {
+			return err
+		}
+		if m, err = l.goBack(ctx, logged, m, both != nil); err != nil {
 			return err
 		}
 		anew = m.GetOutput() == nil
-		if both, err = l.bothLost(ctx, newest); err != nil {
-			return err
-		}
 		published = later(published, covers(m))
 		l.settled = fencedlog.Mark{Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs())}
 	}
@@ -93,12 +96,18 @@ func (l *lane) take(ctx context.Context) error {
 	if lost == nil {
 		lost = l.inputLost(ctx, m, published, past)
 	}
+	if lost == nil {
+		lost = l.nextLost(ctx, published)
+	}
 	if lost != nil && !errors.Is(lost, fencedlog.ErrTailLost) {
 		return lost
 	}
 	l.appended = m.GetOutput().GetSequence()
 	if made, ok := newest(past); ok {
 		l.appended = max(l.appended, made.Sequence)
+	}
+	if l.after, err = l.follows(m, past, wentBack); err != nil {
+		return err
 	}
 	if err := l.restore(ctx, m); err != nil {
 		return err
@@ -123,7 +132,7 @@ func (l *lane) take(ctx context.Context) error {
 		return err
 	}
 	if lost != nil {
-		if err := l.heal(ctx, m, past, logged, lost); err != nil {
+		if err := l.heal(ctx, m, past, lost); err != nil {
 			return err
 		}
 	} else if l.fold.replay = m.GetReplay(); l.fold.replay != nil {

@@ -117,7 +117,11 @@ func ledgerOf(lane int, position *eventv1.SinkPosition) (l *ledger.Ledger, why s
 	m := position.GetLedger()
 	switch {
 	case m == nil && position.GetTally().GetRecords() > 0:
-		return nil, fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane), nil
+		why = fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane)
+		if len(position.GetAgainOffsets()) > 0 {
+			why = fmt.Sprintf("lane %d has no ledger, since its join has put out again what it had put out before, and it could not be told which rows the table had", lane)
+		}
+		return nil, why, nil
 	case m == nil:
 		return ledger.New(native.HashVersion), "", nil
 	case m.GetHash() != native.HashVersion:

@@ -29,11 +29,17 @@ func (c *core) Restore(_ context.Context, m *eventv1.Manifest, segments func(fun
 	if len(m.GetCore()) == 0 { // nothing was ever saved
 		return nil
 	}
+	// The next message says it: what was taken since the one before that is not known any more.
+	taken, err := batch.TakenOf(m.GetTaken())
+	if err != nil {
+		return errors.Join(checkpoint.ErrDamaged, err)
+	}
+	c.out.since = taken
 	version, n := binary.Uvarint(m.GetCore())
 	if n <= 0 || version == 0 || version > stateVersion {
 		return fmt.Errorf("%w: version %d of the join's state; this version reads up to %d", checkpoint.ErrFormat, version, stateVersion)
 	}
-	rest, err := m.GetCore()[n:], error(nil)
+	rest := m.GetCore()[n:]
 	if version == 1 { // settings could not change then, and a bucket was the unit
 		c.unitMS = c.asked.bornMS()
 		c.adopt(c.asked)

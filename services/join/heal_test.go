@@ -3,13 +3,13 @@ package join
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +25,6 @@ import (
 	"sluice/libs/fencedlog"
 	"sluice/libs/fold"
 	"sluice/libs/lanes"
-	"sluice/libs/service"
 )
 
 // story is a join with an ingestor and a sink as they are: what is in Kafka stays there, what is in the table stays there, and
@@ -40,6 +39,9 @@ type story struct {
 	lost    map[string]int // records that Kafka no longer has: they come no more
 	table   map[batch.Origin]int
 	sink    *eventv1.SinkPosition
+	joined  *batch.Taken // see SinkPosition.joined
+	// looks: the join puts out again what the sink has had. Rows are in the table or not, and only the table tells.
+	looks bool
 	// together: large batches, users first.
 	together bool
 }
@@ -59,7 +61,7 @@ func writerOf(source string, partition int) string {
 func newStory(t *testing.T, seed uint64, change func(*controlv1.Join)) *story {
 	return &story{
 		world: newWorld(t, change), r: rand.New(rand.NewPCG(seed, 23)), kafka: map[string][]arrived{}, clock: 100_000, arrival: 1_000_000,
-		table: map[batch.Origin]int{}, sink: &eventv1.SinkPosition{Format: 1}, lost: map[string]int{},
+		table: map[batch.Origin]int{}, sink: &eventv1.SinkPosition{Format: 1}, joined: batch.NewTaken(), lost: map[string]int{},
 	}
 }
 
@@ -175,15 +177,30 @@ func (s *story) drain() {
 		for at := uint64(0); at < end; {
 			m, err := r.Next(ctx)
 			require.NoError(s.t, err)
+			broken, err := fold.Broken(s.sink.GetPositions()[m.Writer], s.sink.GetMadeNs()[m.Writer], m)
+			require.NoError(s.t, err)
+			if broken {
+				s.looks, s.sink.Positions, s.sink.MadeNs = true, map[string]string{m.Writer: m.Link.After}, nil
+			}
 			again, err := fold.Reaches(s.sink.GetPositions()[m.Writer], m.Position)
 			require.NoError(s.t, err)
 			if !again {
 				var v batch.View
 				require.NoError(s.t, v.Parse(m.Data))
 				for row := range v.Rows {
-					s.table[v.Origin(row)]++
+					if at := v.Origin(row); !s.looks || s.table[at] == 0 {
+						s.table[at]++
+					}
 				}
-				s.sink.Positions = map[string]string{m.Writer: m.Position}
+				var past eventv1.JoinPast
+				require.NoError(s.t, proto.Unmarshal(v.JoinPast, &past))
+				for _, some := range []map[string]*eventv1.Taken{past.GetTaken(), past.GetOwn()} {
+					taken, err := batch.TakenOf(some)
+					require.NoError(s.t, err)
+					merge(s.joined, taken)
+				}
+				s.sink.Positions, s.sink.MadeNs = map[string]string{m.Writer: m.Position}, map[string]int64{m.Writer: m.Link.Input.Time.UnixNano()}
+				s.sink.Joined = s.joined.Proto()
 			}
 			at = m.Sequence
 			s.sink.CoveredSequence, s.sink.CoveredTimeNs = m.Sequence, m.Time.UnixNano()
@@ -383,6 +400,7 @@ func healing(t *testing.T, seed uint64, lost []string, change func(*controlv1.Jo
 	again := s.fold(lanes.ErrStopping)
 	require.GreaterOrEqual(t, again.HealedRows, status.HealedRows, "it keeps saying so")
 	s.drain()
+	require.False(t, s.looks, "what the sink has is known")
 	s.checkTable()
 	var rows uint64
 	for _, n := range s.table {
@@ -466,10 +484,13 @@ func TestHealsALateRow(t *testing.T) {
 	require.Len(t, s.letters(), 4, "the replay makes it")
 }
 
-// TestBothLogsLost: what was put out can only be told if the next stage has not gone beyond it. Else it is said, and nothing is put out twice.
+// TestBothLogsLost: what was put out can only be told if the next stage has not gone beyond it. Else it is put out again, and the next stage finds out before it takes any of it
+// for new.
 func TestBothLogsLost(t *testing.T) {
-	for _, beyond := range []bool{false, true} {
-		t.Run(fmt.Sprint("beyond ", beyond), func(t *testing.T) {
+	for name, c := range map[string]struct{ had, saved, again bool }{
+		"the sink had none of it": {false, true, false}, "all of it is in a checkpoint": {true, true, false}, "only the sink had it": {true, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
 			s := newStory(t, 4, nil)
 			s.produce(100)
 			s.ingest()
@@ -478,19 +499,17 @@ func TestBothLogsLost(t *testing.T) {
 			earlier := s.copyStore()
 			s.produce(100)
 			s.ingest()
-			s.fold(lanes.ErrStopping)
-			if beyond {
+			s.fold(map[bool]error{true: lanes.ErrStopping, false: lanes.ErrLost}[c.saved])
+			if c.had {
 				s.drain()
 			}
 			s.putBack(earlier, ingestStream, joinStream)
 			s.ingest()
-			if beyond {
-				err := s.ends()
-				require.ErrorIs(t, err, fencedlog.ErrTailLost)
-				require.ErrorContains(t, err, "cannot be told")
-				return
-			}
-			s.fold(lanes.ErrStopping)
+			status := s.fold(lanes.ErrStopping)
+			require.Contains(t, status.GetLastError(), "lost its tail")
+			require.Equal(t, c.again, strings.Contains(status.GetLastError(), "stage sink has that"), status.GetLastError())
+			s.drain()
+			require.Equal(t, c.again, s.looks)
 			s.end()
 			s.ingest()
 			s.fold(lanes.ErrStopping)
@@ -500,15 +519,81 @@ func TestBothLogsLost(t *testing.T) {
 	}
 }
 
-// ends runs the lane until it ends by itself.
-func (s *story) ends() error {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
-	defer cancel()
-	log := slog.New(slog.DiscardHandler)
-	j, err := New(service.Deps{Instance: "i", NATS: s.nc, JS: s.js, Log: log}, nil, s.dir)
-	require.NoError(s.t, err)
-	return j.run(ctx, newOwner(), s.record, 0, log, 0)
+// TestBothLogsLostWithLateRows: rows that were refused are not taken when what was put out after them is lost, and have one letter.
+func TestBothLogsLostWithLateRows(t *testing.T) {
+	s := newStory(t, 1, nil)
+	put := func(source string, ms int64) {
+		at := writerOf(source, 0)
+		s.kafka[at] = append(s.kafka[at], arrived{"k", ms})
+		s.ingest()
+	}
+	for _, source := range sides { // the second partitions are far ahead
+		at := writerOf(source, 1)
+		s.kafka[at] = append(s.kafka[at], arrived{"ahead", 900_000})
+	}
+	s.ingest()
+	put("orders", 100_000)
+	s.fold(lanes.ErrStopping)
+	s.drain()
+	earlier := s.copyStore()
+	put("orders", 120_000)
+	put("orders", 200_000)
+	put("users", 201_000)  // a pair; the watermark is 198 s: 100 s and 120 s have met nobody
+	put("users", 122_000)  // late
+	put("orders", 190_000) // late
+	put("orders", 202_000) // another pair
+	o := newOwner()
+	stop := s.running(o, s.js, time.Hour)
+	require.Eventually(t, func() bool { return o.snapshot().GetPosition() >= s.lastIn && len(s.letters()) == 2 }, 2*time.Minute, 10*time.Millisecond)
+	require.NoError(t, stop(lanes.ErrLost))
+	s.drain()
+	letters, before := s.letters(), maps.Clone(s.table)
+	require.Len(t, before, 5)
+	s.putBack(earlier, ingestStream, joinStream)
+	s.together = true // in one batch each: the users first
+	s.ingest()
+	status := s.fold(lanes.ErrStopping)
+	s.drain()
+	require.True(t, s.looks)
+	require.Equal(t, before, s.table)
+	require.Len(t, s.letters(), len(letters))
+	require.EqualValues(t, 2, status.GetTally().GetLate())
+	require.EqualValues(t, 2, status.GetTally().GetDeadLetters())
+	require.EqualValues(t, 5, status.GetTally().GetRows())
+}
+
+// TestHealingBothLogsIsCutOff: after the fence that it takes, and after that which says that it has healed, before the checkpoint that says so. What is in a later checkpoint than the one that the
+// lane goes back to, and not with the sink, is put out again all the same.
+func TestHealingBothLogsIsCutOff(t *testing.T) {
+	for at := 1; at <= 2; at++ {
+		s := newStory(t, 7, nil)
+		s.produce(100)
+		s.ingest()
+		s.fold(lanes.ErrStopping)
+		s.drain()
+		earlier := s.copyStore()
+		s.produce(60)
+		s.ingest()
+		s.fold(lanes.ErrStopping)
+		s.drain()
+		s.produce(60)
+		s.ingest()
+		s.fold(lanes.ErrStopping) // a checkpoint of more than the sink has
+		s.putBack(earlier, ingestStream, joinStream)
+		s.ingest()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		c := &crasher{JetStream: s.js, subject: "sluice.p.join.fence.0", at: at, cancel: cancel}
+		stop := s.runningIn(ctx, cancel, newOwner(), c, time.Hour)
+		<-ctx.Done()
+		_ = stop(lanes.ErrLost)
+		s.fold(lanes.ErrStopping)
+		s.drain()
+		s.end()
+		s.ingest()
+		s.fold(lanes.ErrStopping)
+		s.drain()
+		s.checkTable()
+	}
 }
 
 // TestTailLossOfWhatKafkaNoLongerHas: the lane does not wait for it for ever; what it had put out stays, once.
@@ -545,4 +630,61 @@ func TestHealsOnlyWhatItCanTell(t *testing.T) {
 	c := &core{joiner: nil}
 	c.past = &recalled{}
 	require.ErrorContains(t, c.Recall(&batch.View{}), "an earlier version")
+}
+
+// TestHealsBothLogs: both logs lose their tails, and the sink, or some of it, has what they lost. It finds that by what the messages say of each other, whatever has crashed when, and whether
+// the join knows of it or not; the table is what Kafka says.
+func TestHealsBothLogs(t *testing.T) {
+	for kind, change := range map[string]func(*controlv1.Join){"interval": nil, "lookup": lookup} {
+		for seed := range uint64(10) {
+			t.Run(fmt.Sprint(kind, "/", seed), func(t *testing.T) { healingBoth(t, seed, change) })
+		}
+	}
+}
+
+func healingBoth(t *testing.T, seed uint64, change func(*controlv1.Join)) {
+	s := newStory(t, seed, change)
+	s.produce(60)
+	s.ingest()
+	s.fold(lanes.ErrStopping)
+	s.drain()
+	s.produce(40)
+	s.ingest()
+	s.fold([]error{lanes.ErrStopping, lanes.ErrLost}[seed%2])
+	s.drain()
+	earlier := s.copyStore()
+	for range 1 + s.r.IntN(3) {
+		s.produce(20 + s.r.IntN(60))
+		s.ingest()
+		s.fold([]error{lanes.ErrStopping, lanes.ErrLost}[s.r.IntN(2)])
+		if s.r.IntN(3) > 0 {
+			s.drain()
+		}
+	}
+	s.drain()
+	lost := s.sink.GetPositions()["0"]
+	s.putBack(earlier, ingestStream, joinStream)
+	s.storeSink()
+	s.produce(s.r.IntN(80))
+	s.ingest()
+	for range s.r.IntN(4) {
+		s.crash()
+		if s.r.IntN(2) == 0 {
+			s.drain()
+		}
+	}
+	status := s.fold([]error{lanes.ErrStopping, lanes.ErrLost}[s.r.IntN(2)])
+	s.drain()
+	t.Logf("the sink had %s, looks %v; %s", lost, s.looks, status.LastError)
+	s.produce(30)
+	s.end()
+	s.ingest()
+	status = s.fold(lanes.ErrStopping)
+	s.drain()
+	s.checkTable()
+	var rows uint64
+	for _, n := range s.table {
+		rows += uint64(n)
+	}
+	require.Equal(t, rows, status.GetTally().GetRows())
 }

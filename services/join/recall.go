@@ -154,6 +154,13 @@ func (c *core) RecallRefused(letters []*eventv1.DeadLetter) {
 	}
 }
 
+// RecallTaken takes in what was taken beyond what is recalled: those rows were not late, or there is a letter.
+func (c *core) RecallTaken(t *batch.Taken) {
+	p := c.recalling()
+	merge(p.known, t)
+	p.steps = slices.DeleteFunc(p.steps, func(s lastStep) bool { return len(s.own.Ahead(p.known)) == 0 })
+}
+
 // Recalled makes good in the rows that wait what was put out of them.
 func (c *core) Recalled(t *batch.Tally) (*batch.Taken, error) {
 	p := c.recalling()

@@ -23,6 +23,8 @@ type filled struct {
 	sent   func()                    // tells the collector that the sender has done with the block
 	// recovered: a block whose messages are lost. Its rows were found in others, so it covers nothing.
 	recovered bool
+	// anew: no block, but that the join puts out again what the lane has had; taken is from where on. abandoned: a block was in doubt, and is given up.
+	anew, abandoned bool
 }
 
 // collector reads a lane's messages into blocks. It runs beside the sender: while a block is sent the next is collected.
@@ -39,27 +41,30 @@ type collector struct {
 	pending *eventv1.PendingBlock // the range to be sent again first; nil: none (any more)
 	behind  uint64
 	again   uint64 // rows of the block that were left out
+	origins bool   // see assembler
 	// sending ends when the block that was handed on last is in the table; nil before the first.
 	sending context.Context
 }
 
-func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.PendingBlock, free <-chan *assembler, blocks chan<- *filled) error {
-	bounds := l.record.GetSpec().GetBatch()
+func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.PendingBlock, origins bool, free <-chan *assembler, blocks chan<- *filled) error {
 	joined, err := batch.TakenOf(l.joined)
 	if err != nil {
 		return fmt.Errorf("the lane's position: %w", err)
 	}
-	c := &collector{lane: l, free: free, joined: joined, plan: block.NewPlan(block.Bounds{
-		Rows: int(bounds.GetRows()), Bytes: int(bounds.GetBytes()), MaxDelay: bounds.GetMaxDelay().AsDuration(),
-	})}
+	c := &collector{lane: l, free: free, joined: joined, origins: origins}
+	c.newPlan()
 	defer c.closeReader()
 	if pending != nil && pending.GetEpoch() != l.epoch {
-		upTo := start.start.with(snapshot{pending.GetTaken(), pending.GetPositions()})
-		if err := c.recover(ctx, start, upTo, pending, blocks); err != nil {
+		upTo := start.start.with(snapshot{pending.GetTaken(), pending.GetPositions(), pending.GetMadeNs()})
+		broken, err := c.recover(ctx, start, upTo, pending, blocks)
+		if err != nil {
 			return err
 		}
 		c.closeReader()
 		start.start, pending = upTo, nil
+		if broken != nil {
+			start.start = *broken
+		}
 	}
 	if c.sieve, err = newSieve(l.upstream, start.start, nil); err != nil {
 		return err
@@ -78,6 +83,9 @@ func (l *lane) collect(ctx context.Context, start origin, pending *eventv1.Pendi
 				return err
 			}
 			continue
+		}
+		if err := c.follow(ctx, msg, blocks); err != nil {
+			return err
 		}
 		taken, err := c.offer(msg)
 		if err != nil {
@@ -112,10 +120,70 @@ func (c *collector) room(ctx context.Context) error {
 	}
 	select {
 	case c.rows = <-c.free:
+		c.rows.origins = c.origins
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// newPlan plans blocks by the pipeline's bounds.
+func (c *collector) newPlan() {
+	bounds := c.lane.record.GetSpec().GetBatch()
+	rows := int(bounds.GetRows())
+	if c.origins {
+		rows = min(rows, maxLooked)
+	}
+	c.plan = block.NewPlan(block.Bounds{Rows: rows, Bytes: int(bounds.GetBytes()), MaxDelay: bounds.GetMaxDelay().AsDuration()})
+}
+
+// follow makes sure that the message follows from what the lane has had. If it does not, the join puts that out again: the block that there is is sent, and the
+// position says from where on rows may be in the table, before the message is taken.
+func (c *collector) follow(ctx context.Context, msg *fencedlog.Message, blocks chan<- *filled) error {
+	if c.pending != nil { // it was before the block was sent first
+		return nil
+	}
+	broken, err := c.sieve.broken(msg)
+	if err != nil {
+		return fmt.Errorf("message %d of %s: %w", msg.Sequence, c.lane.upstream.Stream(), err)
+	}
+	if !broken {
+		return nil
+	}
+	if !c.plan.Empty() {
+		if err := c.emit(ctx, blocks); err != nil {
+			return err
+		}
+	}
+	if err := c.sieve.progress.goOnFrom(msg); err != nil {
+		return err
+	}
+	if err := c.anew(ctx, &filled{taken: c.sieve.progress.snapshot()}, blocks); err != nil {
+		return err
+	}
+	return c.room(ctx)
+}
+
+// anew has the sender write down that the join puts out again what was put out behind what b has taken, and waits until it has.
+func (c *collector) anew(ctx context.Context, b *filled, blocks chan<- *filled) error {
+	sending, sent := context.WithCancel(ctx)
+	defer sent()
+	b.anew, b.sent = true, sent
+	select {
+	case blocks <- b:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	<-sending.Done()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	c.origins = true
+	if c.rows != nil {
+		c.rows.origins = true
+	}
+	c.newPlan()
+	return nil
 }
 
 // complete tells whether the block is to be sent without waiting for more.

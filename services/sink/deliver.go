@@ -17,6 +17,9 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 	if err := l.suspectStill(working); err != nil {
 		return err
 	}
+	if b.anew {
+		return l.beginAnew(working, b.taken, b.abandoned)
+	}
 	began, refused, token, epoch := time.Now(), uint64(0), "", l.epoch
 	working, spans := l.beginSpans(working, b)
 	l.unit.Working(working)
@@ -36,6 +39,7 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 				FirstSequence: b.plan.First, LastSequence: b.plan.Last, Rows: uint64(b.rows.count),
 				SchemaRevision: b.plan.Revision, LastTimeNs: b.plan.LastStored.UnixNano(),
 				Epoch: epoch, Taken: records.taken, Positions: records.positions, Content: content,
+				MadeNs: records.made, Joined: joinedSince(b.joined, l.joined),
 			},
 		}
 		l.letters.locator.origin = l.origin()
@@ -81,8 +85,9 @@ func (l *lane) deliver(ctx, working context.Context, b *filled) (err error) {
 			l.letters.close()
 		}
 		l.settleSuspicion(&s, b.plan.First)
-		l.tally.Records += uint64(b.rows.count)
-		l.tally.Rows += uint64(b.rows.count) - s.refused
+		fresh := uint64(b.rows.count) - s.counted()
+		l.tally.Records += fresh
+		l.tally.Rows += fresh - s.refused
 		l.tally.DeadLetters += s.refused
 		refused, token = s.refused, s.name.Token()
 		l.metrics.block(ctx, l.record.GetSpec().GetId(), b, int(refused), began, time.Now())

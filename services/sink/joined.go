@@ -131,7 +131,7 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 	var candidates []int // of the range
 	mask := make([]byte, (g.Rows+7)/8)
 	for row := r.From; row < r.To; row++ {
-		if w.joined.may(g.origins[row]) {
+		if w.joined.may(g.origins[row]) || w.again.holds(g.origins[row]) {
 			candidates = append(candidates, row-r.From)
 			mask[row/8] |= 1 << (row % 8)
 		}
@@ -144,7 +144,7 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 		return false, err
 	}
 	lacks, err := s.absent(look)
-	if err != nil || len(lacks) == len(candidates) {
+	if err != nil {
 		return false, err
 	}
 	found := make(map[int]bool, len(candidates))
@@ -153,6 +153,10 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 	}
 	for _, i := range lacks {
 		delete(found, candidates[i])
+	}
+	s.look(r, found)
+	if len(found) == 0 {
+		return false, nil
 	}
 	w.clean, w.found = false, w.found+uint64(len(found))
 	keep, rows := make([]byte, (g.Rows+7)/8), make([]int, 0, r.Rows()-len(found))

@@ -88,7 +88,7 @@ type lane struct {
 	covered     uint64
 	coveredTime int64
 	tally       batch.Tally
-	// Fixed by take: nil for a lane that has written rows which no ledger has. Invariant: it has the rows up to covered, and
+	// Fixed by take and beginAnew: nil for a lane that has written rows which no ledger has. Invariant: it has the rows up to covered, and
 	// of a block that is being taken apart those before its part_from.
 	ledger *ledger.Ledger
 	// taken says which records' rows are covered; what comes again after the log has lost its tail is told by it.
@@ -96,8 +96,9 @@ type lane struct {
 	marks []*eventv1.Mark // never changed in place
 	epoch uint32          // fixed by take
 	// With a join, see SinkPosition: joined is never changed in place, seenOffsets are fixed by take.
-	joined      map[string]*eventv1.Taken
-	seenOffsets map[string]int64
+	joined       map[string]*eventv1.Taken
+	seenOffsets  map[string]int64
+	againOffsets map[string]int64 // never changed in place
 	// unsure: Kafka has not told what was committed, and was asked then. noted is what the lane was suspicious of when it was taken, by writer of the ingest log.
 	unsure bool
 	asked  time.Time
@@ -130,11 +131,11 @@ func (l *lane) run(ctx context.Context) error {
 	blocks := make(chan *filled)     // unbuffered: one block is sent, the next is collected, none waits between
 	free := make(chan *assembler, 2) // their memory
 	for range cap(free) {
-		free <- &assembler{origins: l.suspicion != nil && l.suspicion.joined.any()}
+		free <- &assembler{}
 	}
-	start := l.origin()
+	start, origins := l.origin(), l.suspicion.joins()
 	pending := l.pos.stored.GetPending()
-	g.Go(func() error { return l.collect(ctx, start, pending, free, blocks) })
+	g.Go(func() error { return l.collect(ctx, start, pending, origins, free, blocks) })
 	g.Go(func() error { return l.send(ctx, free, blocks) })
 	err := g.Wait()
 	if asked.Err() != nil && errors.Is(err, context.Cause(asked)) {
@@ -193,10 +194,10 @@ func (l *lane) take(ctx context.Context) error {
 // restore takes over what a position says.
 func (l *lane) restore(p *eventv1.SinkPosition) (err error) {
 	l.covered, l.coveredTime, l.tally = p.GetCoveredSequence(), p.GetCoveredTimeNs(), batch.TallyOf(p.GetTally())
-	l.taken = snapshot{p.GetTaken(), p.GetPositions()}
+	l.taken = snapshot{p.GetTaken(), p.GetPositions(), p.GetMadeNs()}
 	l.marks, l.epoch, l.healed = p.GetMarks(), p.GetEpoch(), p.GetHealed()
 	l.letters.had = p.GetLetters()
-	l.joined, l.seenOffsets = p.GetJoined(), p.GetSeenOffsets()
+	l.joined, l.seenOffsets, l.againOffsets = p.GetJoined(), p.GetSeenOffsets(), p.GetAgainOffsets()
 	l.suspicion = suspicionOf(p.GetSuspicion())
 	if l.covered == 0 && len(l.marks) == 0 && p.GetPending() == nil {
 		l.marks = []*eventv1.Mark{{}} // see tracked
@@ -242,7 +243,7 @@ func (l *lane) send(ctx context.Context, free chan<- *assembler, blocks <-chan *
 			return context.Cause(ctx)
 		case b := <-blocks:
 			err := l.deliver(ctx, working, b)
-			if err == nil {
+			if err == nil && b.rows != nil {
 				b.rows.reset()
 				free <- b.rows
 			}
@@ -285,6 +286,7 @@ func (l *lane) write(ctx context.Context, pending *eventv1.PendingBlock) error {
 		CoveredSequence: l.covered, CoveredTimeNs: l.coveredTime, Pending: proto.CloneOf(pending), Tally: l.tally.Proto(),
 		Ledger: l.ledgerProto(), Taken: l.taken.taken, Positions: l.taken.positions, Marks: l.marks, Epoch: l.epoch, Healed: l.healed,
 		Letters: l.letters.had, Joined: l.joined, SeenOffsets: l.seenOffsets, Suspicion: l.suspicion.proto(),
+		MadeNs: l.taken.made, AgainOffsets: l.againOffsets,
 	})
 	if err == nil {
 		l.moved = false

@@ -35,11 +35,28 @@ func (l *lane) ledgerProto() *eventv1.Ledger {
 	return l.ledger.Proto()
 }
 
-// settle notes that rows, counted over all groups, are in the table or, refused, in the dead-letter log.
+// settle notes that rows, counted over all groups, are in the table or, refused, in the dead-letter log. Those that are in the ledger already are left out.
 func (s *sending) settle(at block.Range, refused bool) {
 	if s.settled == nil {
 		return
 	}
+	if len(s.pending.GetCounted()) == 0 {
+		s.settlePart(at, refused)
+		return
+	}
+	for at.From < at.To {
+		part := block.Range{From: at.From, To: at.From + 1}
+		for part.To < at.To && s.isCounted(part.To) == s.isCounted(part.From) {
+			part.To++
+		}
+		if !s.isCounted(part.From) {
+			s.settlePart(part, refused)
+		}
+		at.From = part.To
+	}
+}
+
+func (s *sending) settlePart(at block.Range, refused bool) {
 	before := 0
 	for _, g := range s.groups {
 		r := block.Range{From: max(at.From-before, 0), To: min(at.To-before, g.Rows)}

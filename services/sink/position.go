@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// positionFormat is the newest format that this version knows: of a position with a block whose tokens tell its content, which earlier versions would send again
-	// under others. epochFormat is written once the log's sequences have begun anew, which a version that knows only plainFormat would not keep apart.
-	positionFormat = 3
+	// positionFormat is the newest format that this version knows: of a lane that looks for what a join puts out again, which earlier versions would take for new.
+	// contentFormat is of a position with a block whose tokens tell its content, which earlier versions would send again under others. epochFormat is written once the log's sequences have begun anew, which a version that knows only plainFormat would not keep apart.
+	positionFormat = 4
+	contentFormat  = 3
 	epochFormat    = 2
 	plainFormat    = 1
 	// writeTimeout bounds one attempt to write a position; what is then unknown is found out by reading it.
@@ -97,8 +98,10 @@ func (p *position) write(ctx context.Context, next *eventv1.SinkPosition) error 
 	next.Format, next.Owner, next.Session, next.PipelineUid = plainFormat, p.owner, p.session, p.uid
 	next.Generation = max(p.generation, next.GetGeneration())
 	switch {
-	case next.GetPending().GetContent() != 0:
+	case len(next.GetAgainOffsets()) > 0:
 		next.Format = positionFormat
+	case next.GetPending().GetContent() != 0:
+		next.Format = contentFormat
 	case next.GetEpoch() > 0:
 		next.Format = epochFormat
 	}

@@ -28,6 +28,15 @@ func newSieve(log fencedlog.Log, at snapshot, upTo *snapshot) (*sieve, error) {
 	return &s, nil
 }
 
+// broken tells that a message does not follow from what was taken, or from the block that was being sent, whose messages then do not come again.
+func (s *sieve) broken(msg *fencedlog.Message) (bool, error) {
+	broken, err := s.progress.broken(msg)
+	if err != nil || broken || s.upTo == nil {
+		return broken, err
+	}
+	return s.upTo.broken(msg)
+}
+
 // sift takes rows out of the view's selection, and tells how many of them because they were taken before. It changes nothing else:
 // when the message is part of the block, progress admits it.
 func (s *sieve) sift(msg *fencedlog.Message, v *batch.View) (again int, err error) {

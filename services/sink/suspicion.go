@@ -42,8 +42,9 @@ type suspicion struct {
 	// joined are those of a join's two sides. Its rows come again in any order, so that nobody can tell when the last of them has come: rows all of
 	// whose records are below are looked for as long as any come.
 	joined joinedOffsets
-	found  uint64 // rows that were in the table
-	clean  bool   // none of the present block's is
+	again  joinedOffsets // the same of rows that are counted: see beginAnew
+	found  uint64        // rows that were in the table
+	clean  bool          // none of the present block's is
 }
 
 // suspect looks for a witness that the position was further once. What is found is in the position before anything is sent: the witness may not be heard again.
@@ -60,6 +61,7 @@ func (l *lane) suspect(ctx context.Context) error {
 		return err
 	}
 	s.joined, l.noted = found.joined, found.writers
+	l.suspectAgain(s, found.why != "")
 	if found.why == "" {
 		if s.why == "" && s.joined.any() {
 			s.why = "the store went back once"
@@ -397,7 +399,7 @@ func (s *suspicion) begin() { s.clean = true }
 
 // end is called when a block is done, and tells whether the suspicion is over.
 func (s *suspicion) end(first uint64, groups []*group) bool {
-	if s.joined.any() {
+	if s.joins() {
 		return false
 	}
 	known := len(s.offsets) > 0
@@ -464,7 +466,7 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 		w.clean, w.found = false, w.found+uint64(r.Rows())
 		return true, nil
 	}
-	if w.joined.any() {
+	if w.joins() {
 		return s.siftJoined(g, r, what, d)
 	}
 	if !w.concerns(g, r) {

@@ -1472,7 +1472,10 @@ type Manifest struct {
 	// The lane's last dead letter.
 	Letters *LettersMark `protobuf:"bytes,40,opt,name=letters,proto3" json:"letters,omitempty"`
 	// The latest generation of the pipeline's record that the lane has worked by: one that has an earlier one was put back.
-	Generation    uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation uint64 `protobuf:"varint,41,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Of a join: position of the lane's last message in the stage's own log when this was written; 0 when there was none. The next message says that it
+	// follows that one. Empty: an earlier version wrote this.
+	PutOut        string `protobuf:"bytes,50,opt,name=put_out,json=putOut,proto3" json:"put_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1682,6 +1685,13 @@ func (x *Manifest) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Manifest) GetPutOut() string {
+	if x != nil {
+		return x.PutOut
+	}
+	return ""
+}
+
 // Replay says what a lane had put out before its upstream log lost its tail, from rows that come again in another order. It is kept until
 // all of them have come.
 type Replay struct {
@@ -1693,6 +1703,9 @@ type Replay struct {
 	To           *Mark  `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
 	// Sequence of the message in the upstream log with which all rows of those have come again.
 	UntilSequence uint64 `protobuf:"varint,4,opt,name=until_sequence,json=untilSequence,proto3" json:"until_sequence,omitempty"`
+	// What the lane had taken when it put out what its own log has lost, too, as its later checkpoint and the next stage have it: all of
+	// that has come again as well by then. Absent: nothing that the next stage has is lost.
+	Taken         map[string]*Taken `protobuf:"bytes,5,rep,name=taken,proto3" json:"taken,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1753,6 +1766,13 @@ func (x *Replay) GetUntilSequence() uint64 {
 		return x.UntilSequence
 	}
 	return 0
+}
+
+func (x *Replay) GetTaken() map[string]*Taken {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
 }
 
 // Earlier names a checkpoint that another has replaced.
@@ -2448,7 +2468,13 @@ type SinkPosition struct {
 	// With a join: what the join had taken when it put out the last message that is covered. It tells whether this position went back with the store.
 	Joined map[string]*Taken `protobuf:"bytes,43,rep,name=joined,proto3" json:"joined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Why rows that come next may be in the table. Absent: they are not.
-	Suspicion     *Suspicion `protobuf:"bytes,50,opt,name=suspicion,proto3" json:"suspicion,omitempty"`
+	Suspicion *Suspicion `protobuf:"bytes,50,opt,name=suspicion,proto3" json:"suspicion,omitempty"`
+	// By writer of a join's log, to positions: when the message was stored that the join has made that one of, nanoseconds since 1970. It tells the message from
+	// another of that position, which the join has made of a log that had lost its tail and was filled again.
+	MadeNs map[string]int64 `protobuf:"bytes,60,rep,name=made_ns,json=madeNs,proto3" json:"made_ns,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// By writer of the ingest log, since a join began to put out again, of an input in another order, what this lane has had: rows of records below these may be
+	// in the table, and are counted.
+	AgainOffsets  map[string]int64 `protobuf:"bytes,61,rep,name=again_offsets,json=againOffsets,proto3" json:"again_offsets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2619,6 +2645,20 @@ func (x *SinkPosition) GetJoined() map[string]*Taken {
 func (x *SinkPosition) GetSuspicion() *Suspicion {
 	if x != nil {
 		return x.Suspicion
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetMadeNs() map[string]int64 {
+	if x != nil {
+		return x.MadeNs
+	}
+	return nil
+}
+
+func (x *SinkPosition) GetAgainOffsets() map[string]int64 {
+	if x != nil {
+		return x.AgainOffsets
 	}
 	return nil
 }
@@ -2854,7 +2894,14 @@ type PendingBlock struct {
 	Positions map[string]string `protobuf:"bytes,11,rep,name=positions,proto3" json:"positions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Tells the block from any other that the same sequences name when the log begins anew: a hash of where its rows come from. Part of its tokens. 0: in
 	// positions of earlier versions, whose tokens have none.
-	Content       uint64 `protobuf:"fixed64,12,opt,name=content,proto3" json:"content,omitempty"`
+	Content uint64 `protobuf:"fixed64,12,opt,name=content,proto3" json:"content,omitempty"`
+	// What made_ns and joined are once the block is in, as far as that differs.
+	MadeNs map[string]int64  `protobuf:"bytes,60,rep,name=made_ns,json=madeNs,proto3" json:"made_ns,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Joined map[string]*Taken `protobuf:"bytes,61,rep,name=joined,proto3" json:"joined,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// With again_offsets: of the first looked rows, in the order in which the block is sent, one bit each, lowest bit first: 1 = the row was in the table, and
+	// counted, before the block was sent first.
+	Looked        uint64 `protobuf:"varint,62,opt,name=looked,proto3" json:"looked,omitempty"`
+	Counted       []byte `protobuf:"bytes,63,opt,name=counted,proto3" json:"counted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2971,6 +3018,34 @@ func (x *PendingBlock) GetContent() uint64 {
 		return x.Content
 	}
 	return 0
+}
+
+func (x *PendingBlock) GetMadeNs() map[string]int64 {
+	if x != nil {
+		return x.MadeNs
+	}
+	return nil
+}
+
+func (x *PendingBlock) GetJoined() map[string]*Taken {
+	if x != nil {
+		return x.Joined
+	}
+	return nil
+}
+
+func (x *PendingBlock) GetLooked() uint64 {
+	if x != nil {
+		return x.Looked
+	}
+	return 0
+}
+
+func (x *PendingBlock) GetCounted() []byte {
+	if x != nil {
+		return x.Counted
+	}
+	return nil
 }
 
 // Receipt says what became of one block of a lane, or, in a pipeline with a join, what a stage has read of the ingest log, so that the
@@ -3435,7 +3510,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x0fschema_revision\x18\n" +
 	" \x01(\x04R\x0eschemaRevision\x12\x1d\n" +
 	"\n" +
-	"refused_ms\x18\v \x01(\x03R\trefusedMs\"\xbf\n" +
+	"refused_ms\x18\v \x01(\x03R\trefusedMs\"\xd8\n" +
 	"\n" +
 	"\bManifest\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
@@ -3468,7 +3543,8 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\aletters\x18( \x01(\v2\x1c.sluice.event.v1.LettersMarkR\aletters\x12\x1e\n" +
 	"\n" +
 	"generation\x18) \x01(\x04R\n" +
-	"generation\x1a<\n" +
+	"generation\x12\x17\n" +
+	"\aput_out\x182 \x01(\tR\x06putOut\x1a<\n" +
 	"\x0eMaxTimeMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a<\n" +
@@ -3481,12 +3557,17 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a=\n" +
 	"\x0fHorizonsMsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x91\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x9d\x02\n" +
 	"\x06Replay\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\tR\x05after\x12#\n" +
 	"\rfrom_sequence\x18\x02 \x01(\x04R\ffromSequence\x12%\n" +
 	"\x02to\x18\x03 \x01(\v2\x15.sluice.event.v1.MarkR\x02to\x12%\n" +
-	"\x0euntil_sequence\x18\x04 \x01(\x04R\runtilSequence\"\x8b\x01\n" +
+	"\x0euntil_sequence\x18\x04 \x01(\x04R\runtilSequence\x128\n" +
+	"\x05taken\x18\x05 \x03(\v2\".sluice.event.v1.Replay.TakenEntryR\x05taken\x1aP\n" +
+	"\n" +
+	"TakenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\x8b\x01\n" +
 	"\aEarlier\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\rR\x05bytes\x12)\n" +
@@ -3550,7 +3631,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\vmin_time_ms\x18\x03 \x01(\x03R\tminTimeMs\x12\x1e\n" +
 	"\vmax_time_ms\x18\x04 \x01(\x03R\tmaxTimeMs\x12\x14\n" +
 	"\x05bytes\x18\x05 \x01(\rR\x05bytes\x12\x12\n" +
-	"\x04part\x18\x06 \x01(\tR\x04part\"\xc8\t\n" +
+	"\x04part\x18\x06 \x01(\tR\x04part\"\xde\v\n" +
 	"\fSinkPosition\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12)\n" +
 	"\x10covered_sequence\x18\x02 \x01(\x04R\x0fcoveredSequence\x12&\n" +
@@ -3574,7 +3655,9 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"generation\x12Q\n" +
 	"\fseen_offsets\x18* \x03(\v2..sluice.event.v1.SinkPosition.SeenOffsetsEntryR\vseenOffsets\x12A\n" +
 	"\x06joined\x18+ \x03(\v2).sluice.event.v1.SinkPosition.JoinedEntryR\x06joined\x128\n" +
-	"\tsuspicion\x182 \x01(\v2\x1a.sluice.event.v1.SuspicionR\tsuspicion\x1aP\n" +
+	"\tsuspicion\x182 \x01(\v2\x1a.sluice.event.v1.SuspicionR\tsuspicion\x12B\n" +
+	"\amade_ns\x18< \x03(\v2).sluice.event.v1.SinkPosition.MadeNsEntryR\x06madeNs\x12T\n" +
+	"\ragain_offsets\x18= \x03(\v2/.sluice.event.v1.SinkPosition.AgainOffsetsEntryR\fagainOffsets\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
@@ -3587,7 +3670,13 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aQ\n" +
 	"\vJoinedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\xb1\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a9\n" +
+	"\vMadeNsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a?\n" +
+	"\x11AgainOffsetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xb1\x01\n" +
 	"\tSuspicion\x12\x10\n" +
 	"\x03why\x18\x01 \x01(\tR\x03why\x12\x13\n" +
 	"\x05up_to\x18\x02 \x01(\x04R\x04upTo\x12A\n" +
@@ -3610,7 +3699,7 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\arefused\x18\x03 \x01(\x04R\arefused\x12!\n" +
 	"\ffirst_offset\x18\x04 \x01(\x03R\vfirstOffset\x12\x1f\n" +
 	"\vnext_offset\x18\x05 \x01(\x03R\n" +
-	"nextOffset\"\xde\x04\n" +
+	"nextOffset\"\xa5\a\n" +
 	"\fPendingBlock\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x12#\n" +
 	"\rlast_sequence\x18\x02 \x01(\x04R\flastSequence\x12\x12\n" +
@@ -3625,14 +3714,24 @@ const file_sluice_event_v1_event_proto_rawDesc = "" +
 	"\x05taken\x18\n" +
 	" \x03(\v2(.sluice.event.v1.PendingBlock.TakenEntryR\x05taken\x12J\n" +
 	"\tpositions\x18\v \x03(\v2,.sluice.event.v1.PendingBlock.PositionsEntryR\tpositions\x12\x18\n" +
-	"\acontent\x18\f \x01(\x06R\acontent\x1aP\n" +
+	"\acontent\x18\f \x01(\x06R\acontent\x12B\n" +
+	"\amade_ns\x18< \x03(\v2).sluice.event.v1.PendingBlock.MadeNsEntryR\x06madeNs\x12A\n" +
+	"\x06joined\x18= \x03(\v2).sluice.event.v1.PendingBlock.JoinedEntryR\x06joined\x12\x16\n" +
+	"\x06looked\x18> \x01(\x04R\x06looked\x12\x18\n" +
+	"\acounted\x18? \x01(\fR\acounted\x1aP\n" +
 	"\n" +
 	"TakenEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\x1a<\n" +
 	"\x0ePositionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
+	"\vMadeNsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aQ\n" +
+	"\vJoinedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.sluice.event.v1.TakenR\x05value:\x028\x01\"\x83\x03\n" +
 	"\aReceipt\x12\x12\n" +
 	"\x04lane\x18\x01 \x01(\rR\x04lane\x12%\n" +
 	"\x0efirst_sequence\x18\x02 \x01(\x04R\rfirstSequence\x12#\n" +
@@ -3683,7 +3782,7 @@ func file_sluice_event_v1_event_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_event_v1_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_sluice_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_sluice_event_v1_event_proto_goTypes = []any{
 	(Compression)(0),        // 0: sluice.event.v1.Compression
 	(*EventBatch)(nil),      // 1: sluice.event.v1.EventBatch
@@ -3723,18 +3822,23 @@ var file_sluice_event_v1_event_proto_goTypes = []any{
 	nil,                     // 35: sluice.event.v1.Manifest.ArrivalMsEntry
 	nil,                     // 36: sluice.event.v1.Manifest.TakenEntry
 	nil,                     // 37: sluice.event.v1.Manifest.HorizonsMsEntry
-	nil,                     // 38: sluice.event.v1.DedupState.SetsEntry
-	nil,                     // 39: sluice.event.v1.DedupSet.MaxTimeMsEntry
-	nil,                     // 40: sluice.event.v1.DedupSet.ArrivalMsEntry
-	nil,                     // 41: sluice.event.v1.Telling.ToldEntry
-	nil,                     // 42: sluice.event.v1.SinkPosition.TakenEntry
-	nil,                     // 43: sluice.event.v1.SinkPosition.PositionsEntry
-	nil,                     // 44: sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	nil,                     // 45: sluice.event.v1.SinkPosition.JoinedEntry
-	nil,                     // 46: sluice.event.v1.Suspicion.OffsetsEntry
-	nil,                     // 47: sluice.event.v1.Ledger.PartitionsEntry
-	nil,                     // 48: sluice.event.v1.PendingBlock.TakenEntry
-	nil,                     // 49: sluice.event.v1.PendingBlock.PositionsEntry
+	nil,                     // 38: sluice.event.v1.Replay.TakenEntry
+	nil,                     // 39: sluice.event.v1.DedupState.SetsEntry
+	nil,                     // 40: sluice.event.v1.DedupSet.MaxTimeMsEntry
+	nil,                     // 41: sluice.event.v1.DedupSet.ArrivalMsEntry
+	nil,                     // 42: sluice.event.v1.Telling.ToldEntry
+	nil,                     // 43: sluice.event.v1.SinkPosition.TakenEntry
+	nil,                     // 44: sluice.event.v1.SinkPosition.PositionsEntry
+	nil,                     // 45: sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	nil,                     // 46: sluice.event.v1.SinkPosition.JoinedEntry
+	nil,                     // 47: sluice.event.v1.SinkPosition.MadeNsEntry
+	nil,                     // 48: sluice.event.v1.SinkPosition.AgainOffsetsEntry
+	nil,                     // 49: sluice.event.v1.Suspicion.OffsetsEntry
+	nil,                     // 50: sluice.event.v1.Ledger.PartitionsEntry
+	nil,                     // 51: sluice.event.v1.PendingBlock.TakenEntry
+	nil,                     // 52: sluice.event.v1.PendingBlock.PositionsEntry
+	nil,                     // 53: sluice.event.v1.PendingBlock.MadeNsEntry
+	nil,                     // 54: sluice.event.v1.PendingBlock.JoinedEntry
 }
 var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	4,  // 0: sluice.event.v1.EventBatch.kafka:type_name -> sluice.event.v1.KafkaRange
@@ -3761,43 +3865,50 @@ var file_sluice_event_v1_event_proto_depIdxs = []int32{
 	14, // 21: sluice.event.v1.Manifest.replay:type_name -> sluice.event.v1.Replay
 	10, // 22: sluice.event.v1.Manifest.letters:type_name -> sluice.event.v1.LettersMark
 	23, // 23: sluice.event.v1.Replay.to:type_name -> sluice.event.v1.Mark
-	23, // 24: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
-	38, // 25: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
-	39, // 26: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
-	40, // 27: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
-	20, // 28: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
-	19, // 29: sluice.event.v1.DedupSet.progress:type_name -> sluice.event.v1.DedupProgress
-	41, // 30: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
-	29, // 31: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
-	5,  // 32: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
-	42, // 33: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
-	23, // 34: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
-	27, // 35: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
-	16, // 36: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
-	43, // 37: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
-	10, // 38: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
-	44, // 39: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
-	45, // 40: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
-	26, // 41: sluice.event.v1.SinkPosition.suspicion:type_name -> sluice.event.v1.Suspicion
-	46, // 42: sluice.event.v1.Suspicion.offsets:type_name -> sluice.event.v1.Suspicion.OffsetsEntry
-	47, // 43: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
-	48, // 44: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
-	49, // 45: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
-	31, // 46: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
-	22, // 47: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	22, // 48: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
-	22, // 49: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	18, // 50: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
-	21, // 51: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
-	22, // 52: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	22, // 53: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
-	28, // 54: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
-	22, // 55: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
-	56, // [56:56] is the sub-list for method output_type
-	56, // [56:56] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	38, // 24: sluice.event.v1.Replay.taken:type_name -> sluice.event.v1.Replay.TakenEntry
+	23, // 25: sluice.event.v1.Earlier.output:type_name -> sluice.event.v1.Mark
+	39, // 26: sluice.event.v1.DedupState.sets:type_name -> sluice.event.v1.DedupState.SetsEntry
+	40, // 27: sluice.event.v1.DedupSet.max_time_ms:type_name -> sluice.event.v1.DedupSet.MaxTimeMsEntry
+	41, // 28: sluice.event.v1.DedupSet.arrival_ms:type_name -> sluice.event.v1.DedupSet.ArrivalMsEntry
+	20, // 29: sluice.event.v1.DedupSet.telling:type_name -> sluice.event.v1.Telling
+	19, // 30: sluice.event.v1.DedupSet.progress:type_name -> sluice.event.v1.DedupProgress
+	42, // 31: sluice.event.v1.Telling.told:type_name -> sluice.event.v1.Telling.ToldEntry
+	29, // 32: sluice.event.v1.SinkPosition.pending:type_name -> sluice.event.v1.PendingBlock
+	5,  // 33: sluice.event.v1.SinkPosition.tally:type_name -> sluice.event.v1.Tally
+	43, // 34: sluice.event.v1.SinkPosition.taken:type_name -> sluice.event.v1.SinkPosition.TakenEntry
+	23, // 35: sluice.event.v1.SinkPosition.marks:type_name -> sluice.event.v1.Mark
+	27, // 36: sluice.event.v1.SinkPosition.ledger:type_name -> sluice.event.v1.Ledger
+	16, // 37: sluice.event.v1.SinkPosition.healed:type_name -> sluice.event.v1.Healing
+	44, // 38: sluice.event.v1.SinkPosition.positions:type_name -> sluice.event.v1.SinkPosition.PositionsEntry
+	10, // 39: sluice.event.v1.SinkPosition.letters:type_name -> sluice.event.v1.LettersMark
+	45, // 40: sluice.event.v1.SinkPosition.seen_offsets:type_name -> sluice.event.v1.SinkPosition.SeenOffsetsEntry
+	46, // 41: sluice.event.v1.SinkPosition.joined:type_name -> sluice.event.v1.SinkPosition.JoinedEntry
+	26, // 42: sluice.event.v1.SinkPosition.suspicion:type_name -> sluice.event.v1.Suspicion
+	47, // 43: sluice.event.v1.SinkPosition.made_ns:type_name -> sluice.event.v1.SinkPosition.MadeNsEntry
+	48, // 44: sluice.event.v1.SinkPosition.again_offsets:type_name -> sluice.event.v1.SinkPosition.AgainOffsetsEntry
+	49, // 45: sluice.event.v1.Suspicion.offsets:type_name -> sluice.event.v1.Suspicion.OffsetsEntry
+	50, // 46: sluice.event.v1.Ledger.partitions:type_name -> sluice.event.v1.Ledger.PartitionsEntry
+	51, // 47: sluice.event.v1.PendingBlock.taken:type_name -> sluice.event.v1.PendingBlock.TakenEntry
+	52, // 48: sluice.event.v1.PendingBlock.positions:type_name -> sluice.event.v1.PendingBlock.PositionsEntry
+	53, // 49: sluice.event.v1.PendingBlock.made_ns:type_name -> sluice.event.v1.PendingBlock.MadeNsEntry
+	54, // 50: sluice.event.v1.PendingBlock.joined:type_name -> sluice.event.v1.PendingBlock.JoinedEntry
+	31, // 51: sluice.event.v1.Receipt.batches:type_name -> sluice.event.v1.BatchReceipt
+	22, // 52: sluice.event.v1.JoinPast.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 53: sluice.event.v1.JoinPast.OwnEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 54: sluice.event.v1.Manifest.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 55: sluice.event.v1.Replay.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	18, // 56: sluice.event.v1.DedupState.SetsEntry.value:type_name -> sluice.event.v1.DedupSet
+	21, // 57: sluice.event.v1.Telling.ToldEntry.value:type_name -> sluice.event.v1.Told
+	22, // 58: sluice.event.v1.SinkPosition.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 59: sluice.event.v1.SinkPosition.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	28, // 60: sluice.event.v1.Ledger.PartitionsEntry.value:type_name -> sluice.event.v1.PartitionLedger
+	22, // 61: sluice.event.v1.PendingBlock.TakenEntry.value:type_name -> sluice.event.v1.Taken
+	22, // 62: sluice.event.v1.PendingBlock.JoinedEntry.value:type_name -> sluice.event.v1.Taken
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_sluice_event_v1_event_proto_init() }
@@ -3814,7 +3925,7 @@ func file_sluice_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_event_v1_event_proto_rawDesc), len(file_sluice_event_v1_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   49,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
