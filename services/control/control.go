@@ -65,6 +65,7 @@ type Service struct {
 	kafka    *clusters
 	locks    locks
 	lags     lags
+	passages passages
 	metrics  *metrics
 	failing  failing
 	// guarantees is what the tables promise now.

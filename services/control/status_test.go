@@ -121,7 +121,7 @@ func TestLagOfAPipelineThatHealed(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for _, counted := range []uint64{2, 9} {
-		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "dedup", Unit: 2, Tally: &eventv1.Tally{Records: counted, Rows: 2}, LastError: what})
+		s.report(&stagev1.UnitStatus{PipelineUid: rec.Uid, Stage: "dedup", Unit: 2, Tally: &eventv1.Tally{Records: counted, Rows: 2}, LastError: fmt.Sprint(what, counted)})
 		reach("dedup.2.manifest", &eventv1.Manifest{})
 		reach("sink.2.position", &eventv1.SinkPosition{})
 		require.NotZero(t, s.status().Lag, "dedup has the batch to come")
@@ -134,6 +134,12 @@ func TestLagOfAPipelineThatHealed(t *testing.T) {
 		reach("sink.2.position", &eventv1.SinkPosition{CoveredSequence: at.Sequence, CoveredTimeNs: at.Time.UnixNano()})
 		require.Zero(t, s.status().Lag)
 	}
+	// A word of a partition that is idle comes behind what was there.
+	w, _, err := fencedlog.Open(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: fencedlog.Ingest}, "0", fencedlog.Options{Lanes: []int{2}})
+	require.NoError(t, err)
+	_, err = w.Append(t.Context(), 2, "2", []byte("idle"))
+	require.NoError(t, err)
+	require.Zero(t, s.status().Lag)
 	s.produce("orders", 2, events(3)...)
 	require.EqualValues(t, 3, s.status().Lag, "in Kafka")
 }

@@ -3,6 +3,11 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	controlv1 "sluice/gen/sluice/control/v1"
 	stagev1 "sluice/gen/sluice/stage/v1"
@@ -24,19 +29,45 @@ func healed(units []*stagev1.UnitStatus) bool {
 	return false
 }
 
+// passage is how far what was in a pipeline's logs at some moment has come. Logs never stand still where partitions say that they are idle, so
+// it is not their ends of now that positions are held against.
+type passage struct {
+	since uint64         // digest of how far the ingestor was then, and of what the units had healed from
+	stage int            // whose lanes are to pass the ends
+	ends  map[int]uint64 // of its input's lanes, once all before had come through
+}
+
+// passages are those of the pipelines by uid.
+type passages struct {
+	mu    sync.Mutex
+	byUID map[string]*passage // guarded by mu
+}
+
 // lagOfHealed corrects the lag of a pipeline that has healed.
 func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, st *controlv1.PipelineStatus) error {
 	ingest := map[unitName]*stagev1.UnitStatus{}
+	var since uint64
 	for _, u := range units {
 		if u.GetStage() == spec.StageIngest {
 			ingest[nameOf(u)] = u
 		}
+		since += digest(u)
 	}
 	if waiting, begun := inKafka(rec, at, ingest); waiting > 0 || !begun {
 		st.Lag = max(st.Lag, uint64(max(0, waiting)))
 		return nil
 	}
-	through, err := s.through(ctx, rec)
+	s.passages.mu.Lock()
+	defer s.passages.mu.Unlock()
+	p := s.passages.byUID[rec.GetUid()]
+	if p == nil || p.since != since {
+		if s.passages.byUID == nil || len(s.passages.byUID) >= maxLags {
+			s.passages.byUID = map[string]*passage{}
+		}
+		p = &passage{since: since}
+		s.passages.byUID[rec.GetUid()] = p
+	}
+	through, err := p.advance(ctx, s.js, rec)
 	switch {
 	case err != nil:
 		return err
@@ -48,29 +79,45 @@ func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord
 	return nil
 }
 
-// through tells whether all that the logs hold by now has come to its end: a stage's position is durable once what was made of its input is.
-func (s *Service) through(ctx context.Context, rec *controlv1.PipelineRecord) (bool, error) {
+// digest changes when a partition is read on, or a unit has healed from something else.
+func digest(u *stagev1.UnitStatus) uint64 {
+	h := fnv.New64a()
+	if u.GetStage() == spec.StageIngest {
+		fmt.Fprint(h, u.GetPosition())
+	}
+	if u.GetCondition() == stagev1.UnitStatus_RUNNING {
+		fmt.Fprintf(h, "/%s/%s/%s", u.GetStage(), nameOf(u), u.GetLastError())
+	}
+	return h.Sum64()
+}
+
+// advance follows what was in the logs, and tells whether all of it has come to its end: a stage's position is durable once what was made of its input is.
+func (p *passage) advance(ctx context.Context, js jetstream.JetStream, rec *controlv1.PipelineRecord) (through bool, err error) {
 	id, stages := rec.GetSpec().GetId(), spec.Stages(rec.GetSpec())
-	for i, stage := range stages[1:] {
-		log := fencedlog.Log{Pipeline: id, Stage: stages[i]}
-		for _, lane := range spec.LiveLanes(rec) {
-			// The order matters: the end first, the position then.
-			last, err := fencedlog.LastOf(ctx, s.js, log, lane)
-			if err != nil {
-				return false, err
+	for ; p.stage+1 < len(stages); p.stage, p.ends = p.stage+1, nil {
+		log := fencedlog.Log{Pipeline: id, Stage: stages[p.stage]}
+		if p.ends == nil {
+			ends := map[int]uint64{}
+			for _, lane := range spec.LiveLanes(rec) {
+				if ends[lane], err = fencedlog.LastOf(ctx, js, log, lane); err != nil {
+					return false, err
+				}
 			}
-			at, err := checkpoint.ReachedBy(ctx, s.js, id, stage, lane)
+			p.ends = ends
+		}
+		for lane, end := range p.ends {
+			at, err := checkpoint.ReachedBy(ctx, js, id, stages[p.stage+1], lane)
 			if err != nil {
 				return false, err
 			}
 			if at.Closed {
 				continue
 			}
-			if at.Sequence < last {
+			if at.Sequence < end {
 				return false, nil
 			}
 			// One that has yet to notice a loss has numbers of before.
-			err = fencedlog.Verify(ctx, s.js, log, at.Sequence, at.Time)
+			err = fencedlog.Verify(ctx, js, log, at.Sequence, at.Time)
 			if err != nil {
 				if errors.Is(err, fencedlog.ErrTailLost) {
 					err = nil
