@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,6 +27,20 @@ func Testify(nc *nats.Conn, l Log, stage string, lane int, body []byte) error {
 		return fmt.Errorf("say in %s how far lane %d of stage %s has come: %w", l.Stream(), lane, stage, err)
 	}
 	return nil
+}
+
+// Hear calls heard for each word of a stage from now on, until the subscription ends. Some may be missed; the last ones are in the log.
+func Hear(nc *nats.Conn, l Log, stage string, heard func(lane int, body []byte)) (*nats.Subscription, error) {
+	prefix := l.prefix() + "witness." + stage + "."
+	sub, err := nc.Subscribe(prefix+"*", func(m *nats.Msg) {
+		if lane, err := strconv.Atoi(strings.TrimPrefix(m.Subject, prefix)); err == nil {
+			heard(lane, m.Data)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("hear in %s how far stage %s has come: %w", l.Stream(), stage, err)
+	}
+	return sub, nil
 }
 
 // Testimony is what a lane of a stage has said last; nil if that is nothing.

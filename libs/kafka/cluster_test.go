@@ -293,3 +293,34 @@ func values(ms []*sarama.ConsumerMessage) []string {
 	}
 	return vs
 }
+
+// A note says what it was given, as far as there is room, and nothing to another pipeline; one of an earlier version says less.
+func TestNote(t *testing.T) {
+	id := [16]byte{1, 2}
+	words := []kafka.Word{{Lane: 3, Epoch: 1, Sequence: 1<<63 + 1, TimeNs: 1<<62 + 1}, {Lane: 0, Sequence: 7, TimeNs: 8}}
+	c := kafka.Committed{Offset: 5, Note: kafka.Note("p", id, 9, words...)}
+	topicID, highest, ok := c.Of("p")
+	require.True(t, ok)
+	require.Equal(t, id[:], topicID)
+	require.EqualValues(t, 9, highest)
+	require.Equal(t, words, c.Words("p"))
+	for _, c := range []kafka.Committed{{Offset: 5}, {Offset: 5, Note: kafka.Note("q", id, 9, words...)}, {Offset: 5, Note: "sluice/p/1"}} {
+		_, highest, ok = c.Of("p")
+		require.False(t, ok)
+		require.EqualValues(t, 5, highest)
+		require.Empty(t, c.Words("p"))
+	}
+	plain := kafka.Committed{Note: kafka.Note("p", id, 9)}
+	_, _, ok = plain.Of("p")
+	require.True(t, ok)
+	require.Empty(t, plain.Words("p"))
+	var many []kafka.Word
+	for lane := range 200 {
+		many = append(many, kafka.Word{Lane: 200 - lane, Epoch: 3, Sequence: 1 << 40, TimeNs: 1 << 60})
+	}
+	c.Note = kafka.Note("p", id, 9, many...)
+	require.Less(t, len(c.Note), 4096)
+	got := c.Words("p")
+	require.Greater(t, len(got), 30)
+	require.Equal(t, many[:len(got)], got)
+}

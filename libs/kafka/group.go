@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -59,24 +60,67 @@ type Committed struct {
 	Note   string // that whoever committed it has left with it: see Note
 }
 
-// Note is what a pipeline leaves with the offsets that it commits: whose they are, since a group may have had others before, for which incarnation of the topic, and the
-// highest offset that it ever committed, since it may have to read again.
-func Note(pipeline string, topicID [16]byte, highest int64) string {
-	return "sluice/" + pipeline + "/" + hex.EncodeToString(topicID[:]) + "/" + strconv.FormatInt(highest, 10)
+// Word is which block a lane of the sink has brought into the table last, as far as whoever commits knows.
+type Word struct {
+	Lane     int
+	Epoch    uint32
+	Sequence uint64 // of the last message that the block was made of
+	TimeNs   int64  // when that was stored, nanoseconds since 1970
+}
+
+// maxNote bounds a note. Brokers take 4,096 bytes by default.
+const maxNote = 2048
+
+// Note is what a pipeline leaves with the offsets that it commits: whose they are, since a group may have had others before, for which incarnation of the topic, the
+// highest offset that it ever committed, since it may have to read again, and how far lanes of the sink have come, as many as there is room for.
+func Note(pipeline string, topicID [16]byte, highest int64, words ...Word) string {
+	note := "sluice/" + pipeline + "/" + hex.EncodeToString(topicID[:]) + "/" + strconv.FormatInt(highest, 10)
+	for _, w := range words {
+		more := fmt.Sprintf("/%d.%d.%d.%d", w.Lane, w.Epoch, w.Sequence, w.TimeNs)
+		if len(note)+len(more) > maxNote {
+			break
+		}
+		note += more
+	}
+	return note
 }
 
 // Of returns how far the pipeline had ever read, and in which incarnation of the topic. Not ok: another has committed it, or an earlier version.
 func (c Committed) Of(pipeline string) (topicID []byte, highest int64, ok bool) {
-	text, ours := strings.CutPrefix(c.Note, "sluice/"+pipeline+"/")
-	id, at, whole := strings.Cut(text, "/")
-	topicID, err := hex.DecodeString(id)
-	if !ours || !whole || err != nil || len(topicID) != 16 {
+	at, ok := c.parts(pipeline)
+	if !ok {
 		return nil, c.Offset, false
 	}
-	if highest, err = strconv.ParseInt(at, 10, 64); err != nil {
+	topicID, err := hex.DecodeString(at[0])
+	if err != nil || len(topicID) != 16 {
+		return nil, c.Offset, false
+	}
+	if highest, err = strconv.ParseInt(at[1], 10, 64); err != nil {
 		return nil, c.Offset, false
 	}
 	return topicID, max(highest, c.Offset), true
+}
+
+// Words returns how far lanes of the pipeline's sink had come. None: another has committed it, or it does not say.
+func (c Committed) Words(pipeline string) (words []Word) {
+	at, ok := c.parts(pipeline)
+	if !ok {
+		return nil
+	}
+	for _, text := range at[2:] {
+		var w Word
+		if n, err := fmt.Sscanf(text, "%d.%d.%d.%d", &w.Lane, &w.Epoch, &w.Sequence, &w.TimeNs); n == 4 && err == nil {
+			words = append(words, w)
+		}
+	}
+	return words
+}
+
+// parts are those of a note of the pipeline behind its name, two at least.
+func (c Committed) parts(pipeline string) ([]string, bool) {
+	text, ours := strings.CutPrefix(c.Note, "sluice/"+pipeline+"/")
+	at := strings.Split(text, "/")
+	return at, ours && len(at) >= 2
 }
 
 // CommittedOffsets returns what a group committed for the partitions of a topic; partitions without are left out.

@@ -64,6 +64,8 @@ type partition struct {
 	app     appender
 	counts  *counts
 	mark    func(offset int64) // tells the consumer group
+	marked  int64              // what it was told last
+	words   <-chan struct{}    // there is more to tell it; may be nil
 	taken   func(partition int32, bytes int64)
 	same    func(ctx context.Context, id topicID, since time.Time) error
 	hold    func(ctx context.Context, bytes int) (release func(), err error) // memory for a large event
@@ -134,6 +136,8 @@ func (p *partition) run(ctx context.Context, claim sarama.ConsumerGroupClaim, ch
 		case <-timer.C:
 		case reply := <-checkpoints:
 			reply <- p.settle(work)
+		case <-p.words:
+			p.mark(p.marked)
 		case <-ctx.Done():
 			return p.finish(work)
 		case <-work.Done():
@@ -271,7 +275,8 @@ func (p *partition) settle(ctx context.Context) error {
 	p.dirty, p.resting, p.held = false, false, 0
 	p.status.settled(p.pos)
 	p.counts.settled(ctx, p.pos.tally)
-	p.mark(p.pos.next)
+	p.marked = p.pos.next
+	p.mark(p.marked)
 	return nil
 }
 

@@ -24,6 +24,7 @@ type session struct {
 	plan     *rows.Plan
 	ends     *ends // nil where nobody goes by how far partitions have come
 	prefetch *prefetch
+	words    *words        // nil until Setup
 	ended    chan struct{} // closed by Cleanup
 
 	incarnation incarnation
@@ -98,6 +99,11 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 			}
 			s.service.log.Warn("the offsets that the group has committed cannot be read: that the log had been further would not be noticed", "topic", topic, "error", err)
 		}
+		words := newWords(s.rec.GetSpec().GetId(), committed, len(ends), numbers)
+		s.words = words
+		if err := words.listen(ctx, s); err != nil {
+			return err
+		}
 		opening, ctx := errgroup.WithContext(ctx)
 		for _, number := range numbers {
 			opening.Go(func() error {
@@ -106,11 +112,14 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}
 				next, seen := c.partition.pos.next, c.partition.pos.seen
-				note := func(offset int64) string { return kafka.Note(s.rec.GetSpec().GetId(), info.ID, max(offset, seen)) }
-				c.partition.mark = func(offset int64) { group.MarkOffset(topic, number, offset, note(offset)) }
-				// One of the two moves the group's offset, whichever way it has to go.
-				group.ResetOffset(topic, number, next, note(next))
-				group.MarkOffset(topic, number, next, note(next))
+				c.partition.marked, c.partition.words = next, words.wake[number]
+				c.partition.mark = func(offset int64) {
+					note := kafka.Note(s.rec.GetSpec().GetId(), info.ID, max(offset, seen), words.of(number)...)
+					// One of the two moves the group's offset, whichever way it has to go, or its note.
+					group.ResetOffset(topic, number, offset, note)
+					group.MarkOffset(topic, number, offset, note)
+				}
+				c.partition.mark(next)
 				return nil
 			})
 		}
@@ -148,6 +157,7 @@ func (s *session) Cleanup(group sarama.ConsumerGroupSession) error {
 	delete(s.service.active, s)
 	s.service.mu.Unlock()
 	close(s.ended)
+	s.words.end()
 	// At once: where NATS is down, each takes as long as it may, and the group waits for us.
 	var disowning sync.WaitGroup
 	for _, c := range s.partitions {

@@ -58,6 +58,9 @@ func (l *lane) rereadJoin(ctx context.Context, s *suspicion) error {
 	}
 	// All that is in the store goes back together: a lane that has one partition as far as it ever was has not.
 	if len(found) > 0 && !ahead {
+		if s.why != "" {
+			why = s.why + "; " + why
+		}
 		s.why = why + "; a row that equals another in all columns counts as that"
 		seen := maps.Clone(l.seenOffsets)
 		if seen == nil {

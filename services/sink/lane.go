@@ -102,6 +102,7 @@ type lane struct {
 	// unsure: Kafka has not told what was committed, and was asked then. noted is what the lane was suspicious of when it was taken, by writer of the ingest log.
 	unsure bool
 	asked  time.Time
+	group  map[string]committed // what it said then
 	noted  map[string]int64
 	healed *eventv1.Healing
 	told   []string // what was found since the lane was taken

@@ -54,10 +54,10 @@ func (l *lane) suspect(ctx context.Context) error {
 		s = &suspicion{offsets: map[int32]int64{}}
 	}
 	found := suspicion{offsets: map[int32]int64{}, writers: map[string]int64{}}
-	if err := l.receipts(ctx, &found); err != nil {
+	if err := l.reread(ctx, &found); err != nil {
 		return err
 	}
-	if err := l.reread(ctx, &found); err != nil {
+	if err := l.receipts(ctx, &found); err != nil {
 		return err
 	}
 	s.joined, l.noted = found.joined, found.writers
@@ -148,9 +148,11 @@ func (l *lane) testify(block *eventv1.Receipt) {
 	}
 }
 
-// lastSent is the last block that the table is known to have, by its receipt or by what the ingest log says, whichever is later; receipted: by its receipt.
-func (l *lane) lastSent(ctx context.Context) (last *eventv1.Receipt, receipted bool, err error) {
-	if last, err = receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index); err != nil {
+// lastSent is the last block that the table is known to have, by its receipt, by what the ingest log says, or by what the ingestor has committed of that to Kafka, whichever is
+// latest; receipted: by its receipt.
+func (l *lane) lastSent(ctx context.Context) (*eventv1.Receipt, bool, error) {
+	last, err := receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index)
+	if err != nil {
 		return nil, false, err
 	}
 	body, err := fencedlog.Testimony(ctx, l.js, l.ingest(), stageName, l.index)
@@ -161,11 +163,27 @@ func (l *lane) lastSent(ctx context.Context) (last *eventv1.Receipt, receipted b
 	if err := proto.Unmarshal(body, said); err != nil {
 		return nil, false, fmt.Errorf("what %s says of lane %d: %w", l.ingest().Stream(), l.index, err)
 	}
-	ours := l.ours(last)
-	if !l.ours(said) || ours && (said.GetEpoch() < last.GetEpoch() || said.GetEpoch() == last.GetEpoch() && said.GetLastSequence() <= last.GetLastSequence()) {
-		return last, true, nil
+	best, receipted := &eventv1.Receipt{}, true
+	for i, r := range append([]*eventv1.Receipt{last, said}, l.words(ctx)...) {
+		if l.ours(r) && (r.GetEpoch() > best.GetEpoch() || r.GetEpoch() == best.GetEpoch() && r.GetLastSequence() > best.GetLastSequence()) {
+			best, receipted = r, i == 0
+		}
 	}
-	return said, false, nil
+	return best, receipted, nil
+}
+
+// words are what Kafka's groups tell of the lane's last block.
+func (l *lane) words(ctx context.Context) (out []*eventv1.Receipt) {
+	for _, by := range l.committed(ctx) {
+		for _, w := range by.Words(l.upstream.Pipeline) {
+			if w.Lane == l.index {
+				out = append(out, &eventv1.Receipt{
+					Lane: uint32(w.Lane), Epoch: w.Epoch, LastSequence: w.Sequence, LastTimeNs: w.TimeNs, Token: l.name(0, 0, 0, 0).Family(),
+				})
+			}
+		}
+	}
+	return out
 }
 
 // receipts looks whether blocks were sent beyond the position, and which was delivered last.
@@ -185,7 +203,10 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	if !l.beyond(last, known) {
 		return nil
 	}
-	s.why = fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d were sent", l.index, l.covered, last.GetLastSequence())
+	if s.why != "" {
+		s.why += "; "
+	}
+	s.why += fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d were sent", l.index, l.covered, last.GetLastSequence())
 	if last.GetEpoch() == l.epoch && last.GetLastTimeNs() != 0 {
 		err := fencedlog.Verify(ctx, l.js, l.upstream, last.GetLastSequence(), time.Unix(0, last.GetLastTimeNs()))
 		if err == nil {
@@ -198,7 +219,10 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	}
 	s.why += ", of messages that the log has lost since"
 	if l.record.GetSpec().GetJoin() != nil {
-		return l.allRead(ctx)
+		if err := l.allRead(ctx); err != nil {
+			return err
+		}
+		return l.rereadJoin(ctx, s)
 	}
 	l.epoch = max(l.epoch, last.GetEpoch())
 	if !receipted {
@@ -356,7 +380,7 @@ type committed struct {
 // committed returns what the pipeline's groups have committed to Kafka, by writer of the ingest log, as far as that can be told within a while.
 func (l *lane) committed(ctx context.Context) map[string]committed {
 	if time.Since(l.asked) < askAgain {
-		return nil
+		return l.group
 	}
 	ctx, cancel := context.WithTimeout(ctx, committedTimeout)
 	defer cancel()
@@ -383,7 +407,7 @@ func (l *lane) committed(ctx context.Context) map[string]committed {
 			l.log.Debug("what was committed to Kafka cannot be told", "topic", at.GetTopic(), "error", err)
 		}
 	}
-	l.asked = time.Now()
+	l.asked, l.group = time.Now(), found
 	return found
 }
 

@@ -444,6 +444,36 @@ func TestOnlyTheGroupRemembers(t *testing.T) {
 	}
 }
 
+// All of the store goes back, and nothing had been read since: only what the group's offsets say of the sink tells what it had written meanwhile.
+func TestOnlyTheGroupRemembersWhatWasWritten(t *testing.T) {
+	var topic [16]byte
+	s := newStory(t)
+	s.up()
+	s.next(10, 10)
+	s.down()
+	for range 3 { // in the log, and not in the table
+		s.put(0, s.events[s.rows:s.rows+10], int64(s.rows))
+		s.rows += 10
+	}
+	lose := s.keep()
+	s.up()
+	s.await()
+	s.down()
+	p := s.position(0)
+	s.commit(40, kafka.Note("p", topic, 40, kafka.Word{Lane: 1, Sequence: 1 << 40, TimeNs: 1},
+		kafka.Word{Lane: 0, Epoch: p.GetEpoch(), Sequence: p.GetCoveredSequence(), TimeNs: p.GetCoveredTimeNs()}))
+	lose(theBucket, theLog, "sluice_p_receipts")
+	body, err := proto.Marshal(&eventv1.IngestPosition{Topic: "events", NextOffset: 40})
+	require.NoError(t, err)
+	require.NoError(t, s.writer.Settle(t.Context(), body))
+	s.forgetTokens(17)
+	s.up()
+	require.Eventually(t, func() bool { return s.o.snapshot().GetHealedRows() == 30 }, patience, 5*time.Millisecond)
+	require.Contains(t, s.o.snapshot().GetLastError(), "the position of lane 0 went back")
+	s.next(20, 10)
+	s.finish()
+}
+
 // Kafka is down when the lane is taken. What the ingestor finds later is heard before anything is sent.
 func TestKafkaWasDownWhenTheLaneWasTaken(t *testing.T) {
 	s := newStory(t)
