@@ -222,7 +222,7 @@ func TestLagOfAJoin(t *testing.T) {
 		"orders": {topicID: topicNow, earliest: map[int32]int64{0: 0}, end: map[int32]int64{0: 20}},
 		"users":  {topicID: topicNow, earliest: map[int32]int64{0: 0}, end: map[int32]int64{0: 5}},
 	}
-	st := addUp(rec, at, units(), time.Now())
+	st := addUp(rec, at, units(), time.Now()).PipelineStatus
 	require.Zero(t, st.Lag)
 	require.Equal(t, controlv1.PipelineStatus_RUNNING, st.State)
 	require.Equal(t, []uint64{9, 1, 2, 1}, []uint64{st.Matched, st.Unmatched, st.Late, st.Dropped})

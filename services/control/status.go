@@ -75,14 +75,15 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 	if err != nil {
 		return nil, err
 	}
-	st := addUp(rec, at, units, time.Now())
+	sum := addUp(rec, at, units, time.Now())
+	st := sum.PipelineStatus
 	st.Guarantee = s.guarantees.now(rec)
 	if worse := worsened(rec.GetGuarantee(), st.Guarantee); worse != "" {
 		st.Warnings = append(st.Warnings, worse)
 	}
 	if at != nil {
 		if healed(units) {
-			if err := s.lagOfHealed(ctx, rec, at, units, st); err != nil {
+			if err := s.lagOfHealed(ctx, rec, at, units, sum); err != nil {
 				s.log.Debug("whether anything is on its way cannot be told by positions", "pipeline", id, "error", err) // then the counts have to do
 			}
 		}

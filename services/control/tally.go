@@ -30,7 +30,7 @@ type offsets struct {
 // the unit before it or after it: a record is at worst counted as still on its way when it is settled
 // already, never the other way round. So the parts may be negative, each for itself, and only their
 // sum is clamped.
-func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, now time.Time) *controlv1.PipelineStatus {
+func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, now time.Time) summed {
 	st := &controlv1.PipelineStatus{Id: rec.GetSpec().GetId(), Guarantee: rec.GetGuarantee()}
 	order := spec.Stages(rec.Spec)
 	sum := map[string]*counts{}
@@ -121,7 +121,13 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 	}
 	st.Lag = uint64(max(0, waiting+inLogs))
 	st.State = stateOf(rec, at, owned, len(st.Errors) > 0)
-	return st
+	return summed{st, waiting + inLogs}
+}
+
+// summed is a status, with the lag before it was clamped.
+type summed struct {
+	*controlv1.PipelineStatus
+	balance int64
 }
 
 // inKafka is how many records wait in Kafka; begun: all partitions have been begun.

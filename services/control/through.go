@@ -44,7 +44,7 @@ type passages struct {
 }
 
 // lagOfHealed corrects the lag of a pipeline that has healed.
-func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, st *controlv1.PipelineStatus) error {
+func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, st summed) error {
 	ingest := map[unitName]*stagev1.UnitStatus{}
 	var since uint64
 	for _, u := range units {
@@ -56,6 +56,11 @@ func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord
 	if waiting, begun := inKafka(rec, at, ingest); waiting > 0 || !begun {
 		st.Lag = max(st.Lag, uint64(max(0, waiting)))
 		return nil
+	}
+	if st.balance == 0 { // they match all the same
+		if there, err := s.atEnds(ctx, rec); there || err != nil {
+			return err
+		}
 	}
 	s.passages.mu.Lock()
 	defer s.passages.mu.Unlock()
@@ -77,6 +82,33 @@ func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord
 		st.Lag = max(st.Lag, 1)
 	}
 	return nil
+}
+
+// atEnds tells whether all units say that they have come to the ends of their logs. What they have made of it may not be in the next log yet, but then it is not counted by the
+// next stage either.
+func (s *Service) atEnds(ctx context.Context, rec *controlv1.PipelineRecord) (bool, error) {
+	id, stages := rec.GetSpec().GetId(), spec.Stages(rec.GetSpec())
+	ends := map[unitName]uint64{}
+	for i, stage := range stages[1:] {
+		for _, lane := range spec.LiveLanes(rec) {
+			end, err := fencedlog.LastOf(ctx, s.js, fencedlog.Log{Pipeline: id, Stage: stages[i]}, lane)
+			if err != nil {
+				return false, err
+			}
+			ends[unitName{stage: stage, unit: uint32(lane)}] = end
+		}
+	}
+	// The order matters: the ends first, the reports then.
+	units, err := s.units(ctx, rec)
+	if err != nil {
+		return false, err
+	}
+	for _, u := range units {
+		if end, ok := ends[nameOf(u)]; ok && u.GetPosition() >= end {
+			delete(ends, nameOf(u))
+		}
+	}
+	return len(ends) == 0, nil
 }
 
 // digest changes when a partition is read on, or a unit has healed from something else.
