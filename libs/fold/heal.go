@@ -211,7 +211,7 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if f.replay != nil {
 		f.healed.What += fmt.Sprintf("; what it had put out after its checkpoint is not put out again (replayed up to sequence %d)", f.replay.GetUntilSequence())
 		if len(f.replay.GetTaken()) > 0 {
-			f.healed.What += fmt.Sprintf(", but for what %s has lost: stage %s has that, and leaves out what comes again of it", l.Output.Stream(), l.Next)
+			f.healed.What += fmt.Sprintf(", but for what %s has lost: stage %s leaves out what it has of that", l.Output.Stream(), l.Next)
 		}
 	}
 	if l.told != "" {

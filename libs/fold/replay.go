@@ -35,12 +35,15 @@ type Replayer interface {
 // relive makes a lane ready whose core is a Replayer, after the input log has lost its tail. It returns what is to be in the checkpoint; nil
 // when nothing was put out behind the one before.
 //
-// If the output log has lost its tail as well, and the next stage has what it lost, nobody can tell which rows that was made of. They are put out again. The next
-// stage finds that what comes does not follow what it has had, since each message says which one it follows, and looks which of its rows it has.
+// If the output log has lost its tail as well, nobody can tell which rows that was made of. They are put out again, once all that the stored checkpoint had has come. If the next stage has what
+// was lost, it finds that what comes does not follow what it has had, since each message says which one it follows, and looks which of its rows it has.
 func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, from fencedlog.Mark, lost error) (*eventv1.Replay, error) {
 	had, err := l.nextBeyond(ctx, lost)
 	if err != nil {
 		return nil, err
+	}
+	if had == nil && l.stored.GetCoveredSequence() != m.GetCoveredSequence() {
+		had = batch.NewTaken() // the next stage has nothing of it; the stage before may believe that we have
 	}
 	replay := &eventv1.Replay{After: covers(m).String(), FromSequence: m.GetOutput().GetSequence()}
 	if before := m.GetReplay(); before != nil { // it happens again: what was put out since then is out as well
