@@ -105,11 +105,12 @@ func TestLagOfAPipelineThatHealed(t *testing.T) {
 	require.NoError(t, err)
 	ends := map[string]fencedlog.Mark{}
 	for _, stage := range []string{fencedlog.Ingest, fencedlog.Dedup} {
-		w, _, err := fencedlog.Open(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, "0", fencedlog.Options{Lanes: []int{2}})
+		writer := map[string]string{fencedlog.Ingest: "0", fencedlog.Dedup: "2"}[stage]
+		w, _, err := fencedlog.Open(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, writer, fencedlog.Options{Lanes: []int{2}})
 		require.NoError(t, err)
-		sequence, err := w.Append(t.Context(), 2, "1", []byte("a batch"))
+		sequence, err := w.Append(t.Context(), 2, fmt.Sprint(ends[fencedlog.Ingest].Sequence), []byte("a batch"))
 		require.NoError(t, err)
-		last, err := fencedlog.LastMessage(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, 2, "0")
+		last, err := fencedlog.LastMessage(t.Context(), s.js, fencedlog.Log{Pipeline: "orders", Stage: stage}, 2, writer)
 		require.NoError(t, err)
 		ends[stage] = fencedlog.Mark{Sequence: sequence, Time: last.Time}
 	}
@@ -126,7 +127,9 @@ func TestLagOfAPipelineThatHealed(t *testing.T) {
 		reach("sink.2.position", &eventv1.SinkPosition{})
 		require.NotZero(t, s.status().Lag, "dedup has the batch to come")
 		at := ends[fencedlog.Ingest]
-		reach("dedup.2.manifest", &eventv1.Manifest{CoveredSequence: at.Sequence, CoveredTimeNs: at.Time.UnixNano()})
+		if counted == 2 { // else its log has to tell
+			reach("dedup.2.manifest", &eventv1.Manifest{CoveredSequence: at.Sequence, CoveredTimeNs: at.Time.UnixNano()})
+		}
 		require.NotZero(t, s.status().Lag, "the sink has")
 		at = ends[fencedlog.Dedup]
 		reach("sink.2.position", &eventv1.SinkPosition{CoveredSequence: at.Sequence, CoveredTimeNs: 1})

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,6 +15,7 @@ import (
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 	"sluice/libs/spec"
 )
 
@@ -146,7 +149,10 @@ func (p *passage) advance(ctx context.Context, js jetstream.JetStream, rec *cont
 				continue
 			}
 			if at.Sequence < end {
-				return false, nil
+				out, err := putOut(ctx, js, rec, stages[p.stage+1], lane, at.Epoch, end)
+				if err != nil || !out {
+					return false, err
+				}
 			}
 			// One that has yet to notice a loss has numbers of before.
 			err = fencedlog.Verify(ctx, js, log, at.Sequence, at.Time)
@@ -159,4 +165,26 @@ func (p *passage) advance(ctx context.Context, js jetstream.JetStream, rec *cont
 		}
 	}
 	return true, nil
+}
+
+// putOut tells whether a lane of dedup has put out what it made of its input up to a sequence, which its checkpoint says some seconds later: without a join every batch is put out,
+// if only to say that nothing is left of it.
+func putOut(ctx context.Context, js jetstream.JetStream, rec *controlv1.PipelineRecord, stage string, lane int, epoch uint32, sequence uint64) (bool, error) {
+	if stage != spec.StageDedup || rec.GetSpec().GetJoin() != nil {
+		return false, nil
+	}
+	last, err := fencedlog.LastMessage(ctx, js, fencedlog.Log{Pipeline: rec.GetSpec().GetId(), Stage: stage}, lane, strconv.Itoa(lane))
+	if err != nil || last.Sequence == 0 {
+		return false, err
+	}
+	// Positions of another epoch count the messages of another log.
+	position := strconv.FormatUint(sequence, 10)
+	of, _, later := strings.Cut(last.Position, ":")
+	switch {
+	case later && of == strconv.FormatUint(uint64(epoch), 10):
+		position = of + ":" + position
+	case later || epoch > 0:
+		return false, nil
+	}
+	return fold.Reaches(last.Position, position)
 }
