@@ -59,7 +59,7 @@ func purge(ctx context.Context, js jetstream.JetStream, l Log, keep, gentle uint
 		oldest = min(oldest, sequence)
 	}
 	if oldest > info.State.FirstSeq {
-		upTo, err := carry(ctx, js, stream, l, oldest, filling)
+		upTo, err := carry(ctx, js, stream, l, oldest)
 		if err != nil {
 			return fmt.Errorf("purge %s: keep what was said in it: %w", l.Stream(), err)
 		}

@@ -59,9 +59,9 @@ func Testimony(ctx context.Context, js jetstream.JetStream, l Log, stage string,
 	return msg.Data, nil
 }
 
-// carry brings the last words that lie before sequence to the end of the log, and returns what may be purged: all before sequence, or, as long as that is not worth
-// it, all before the first of them. Whoever says something meanwhile is not contradicted.
-func carry(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, l Log, sequence uint64, filling bool) (uint64, error) {
+// carry brings the last words that lie before sequence to the end of the log, and returns what may be purged: all before sequence, or, if there is nothing
+// else behind the first of them, all before that. Whoever says something meanwhile is not contradicted.
+func carry(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, l Log, sequence uint64) (uint64, error) {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.witnesses()))
 	if err != nil {
 		return 0, err
@@ -80,9 +80,16 @@ func carry(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream,
 			before, first = append(before, msg), min(first, msg.Sequence)
 		}
 	}
-	// What is carried counts itself, so the bound must be above that: or a log that is idle would never come to rest.
-	if !filling && sequence-first < pinnedMessages+4*uint64(len(before)) {
+	if len(before) == 0 {
+		return sequence, nil
+	}
+	// Is there anything else to purge? Or a log that is idle would never come to rest.
+	msg, err := stream.GetMsg(ctx, first, jetstream.WithGetMsgSubject(l.prefix()+"*.*"))
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Sequence >= sequence {
 		return first, nil
+	}
+	if err != nil {
+		return 0, err
 	}
 	for _, msg := range before {
 		_, err := js.Publish(ctx, msg.Subject, msg.Data, jetstream.WithExpectLastSequencePerSubject(msg.Sequence))
