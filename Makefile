@@ -112,7 +112,7 @@ verify: tools ## Check that generated code, go.mod files and formatting are curr
 	@test -z "$$(gofmt -l $(MODULES))" || { echo "gofmt: $$(gofmt -l $(MODULES))"; exit 1; }
 	@cp -r gen $(TOOLS)/gen.before && PATH="$(TOOLS):$$PATH" $(TOOLS)/buf generate; \
 		diff -r -x go.mod -x go.sum $(TOOLS)/gen.before/sluice gen/sluice; code=$$?; rm -rf $(TOOLS)/gen.before; exit $$code
-	@for m in $(MODULES); do echo "module $$m"; (cd $$m && GOWORK=off $(GO) mod tidy -diff && GOWORK=off $(GO) build ./...) || exit 1; done
+	@for m in $(MODULES); do echo "module $$m"; (cd $$m && GOWORK=off $(GO) mod tidy -diff && GOWORK=off $(GO) build -o /dev/null ./...) || exit 1; done
 
 .PHONY: tools
 tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc $(TOOLS)/proto/buf/validate/validate.proto ## Install the pinned tools
