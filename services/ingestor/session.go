@@ -101,13 +101,10 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 		}
 		words := newWords(s.rec.GetSpec().GetId(), committed, len(ends), numbers)
 		s.words = words
-		if err := words.listen(ctx, s); err != nil {
-			return err
-		}
-		opening, ctx := errgroup.WithContext(ctx)
+		opening, openingCtx := errgroup.WithContext(ctx)
 		for _, number := range numbers {
 			opening.Go(func() error {
-				c, err := s.claim(ctx, topic, number, len(ends), bounds{info.ID, earliest[number], ends[number], committed[number]})
+				c, err := s.claim(openingCtx, topic, number, len(ends), bounds{info.ID, earliest[number], ends[number], committed[number]})
 				if err != nil {
 					return fmt.Errorf("partition %d of %s: %w", number, topic, err)
 				}
@@ -123,7 +120,17 @@ func (s *session) Setup(group sarama.ConsumerGroupSession) error {
 				return nil
 			})
 		}
-		return opening.Wait()
+		if err := opening.Wait(); err != nil {
+			return err
+		}
+		// Only now: who opened a log has waited until NATS answers.
+		if err := words.listen(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			s.service.log.Warn("how far the sink has come cannot be read: Kafka's group is told with the next blocks", "topic", topic, "error", err)
+		}
+		return nil
 	}()
 	if err != nil {
 		if ctx.Err() == nil {
