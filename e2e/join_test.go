@@ -88,7 +88,10 @@ func airports(t *testing.T) map[string]map[string]string {
 // Flights looked up in the airports that they start from: real input, real Kafka, kills of every process in the middle. The table equals, row
 // by row, what a map makes of it.
 func TestJoinLookup(t *testing.T) {
-	const partitions = 4
+	const (
+		partitions = 4
+		idle       = 20 * time.Second // the events are of long ago: for so long their producer may pause, which waits while lanes are changed
+	)
 	var flights []flight
 	require.NoError(t, json.Unmarshal(vega.File(t, "data/flights-20k.json"), &flights))
 	known := airports(t)
@@ -120,9 +123,9 @@ id: starts
 sources:
   starts: {kafka: {brokers: ["%[1]s"], topic: starts}}
   airports: {kafka: {brokers: ["%[1]s"], topic: airports}}
-join: {left: starts, right: airports, on: [{left: origin, right: iata}], kind: LOOKUP, grace: 1s, idle: 2s}
+join: {left: starts, right: airports, on: [{left: origin, right: iata}], kind: LOOKUP, grace: 1s, idle: %[3]s}
 sink: {clickhouse: {addr: ["%[2]s"], table: starts}}
-`, kafka.Addr(), s.ClickHouseAddr)
+`, kafka.Addr(), s.ClickHouseAddr, idle)
 	s.Apply(pipeline)
 
 	kills := [][]string{{"join"}, {"nats"}, {"ingestor", "join"}, {"join", "sink"}, {"ingestor", "join", "sink", "control"}}
