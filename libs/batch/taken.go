@@ -116,7 +116,7 @@ func pad(id []byte) []byte {
 	return padded[:]
 }
 
-// Merge takes whatever o has taken, too. rename says by which writer that came, and whether it is to be merged at all.
+// Merge is Add under other names: rename says by which writer what o has came, and whether it is to be taken at all.
 func (t *Taken) Merge(o *Taken, rename func(writer, source string, partition int32) (string, bool)) {
 	for key, list := range o.partitions {
 		writer, ok := rename(key.writer, key.source, key.partition)
@@ -138,6 +138,11 @@ func (t *Taken) Merge(o *Taken, rename func(writer, source string, partition int
 			mine[i].next = max(mine[i].next, in.next)
 		}
 	}
+}
+
+// Add takes whatever o has taken, too.
+func (t *Taken) Add(o *Taken) {
+	t.Merge(o, func(writer, _ string, _ int32) (string, bool) { return writer, true })
 }
 
 // Ahead is where one Taken knows of more rows than another.

@@ -2,8 +2,6 @@ package deadletters_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -19,7 +17,7 @@ import (
 )
 
 // newLossy is a world whose dead-letter log can be put back to an earlier copy: keep copies it, lose puts that back.
-func newLossy(t *testing.T) (w *world, kv jetstream.KeyValue, keep, lose func()) {
+func newLossy(t *testing.T) (w *world, kv jetstream.KeyValue, keep func() (lose func())) {
 	w = newWorld(t)
 	server := natstest.New(t)
 	_, w.js = natstest.Connect(t, server.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
@@ -27,27 +25,10 @@ func newLossy(t *testing.T) (w *world, kv jetstream.KeyValue, keep, lose func())
 	require.NoError(t, fencedlog.Ensure(t.Context(), w.js, log, fencedlog.Limits{}))
 	kv, err := w.js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "state"})
 	require.NoError(t, err)
-	up := func() {
-		server.Start()
-		require.Eventually(t, func() bool {
-			_, err := w.js.Stream(t.Context(), log.Stream())
-			return err == nil
-		}, 30*time.Second, 5*time.Millisecond)
+	return w, kv, func() (lose func()) {
+		putBack := server.Copy(w.js)
+		return func() { putBack(log.Stream()) }
 	}
-	at := filepath.Join(server.Dir(), "jetstream", "$G", "streams", log.Stream())
-	earlier := filepath.Join(t.TempDir(), "earlier")
-	keep = func() {
-		server.Stop()
-		require.NoError(t, os.CopyFS(earlier, os.DirFS(at)))
-		up()
-	}
-	lose = func() {
-		server.Stop()
-		require.NoError(t, os.RemoveAll(at))
-		require.NoError(t, os.CopyFS(at, os.DirFS(earlier)))
-		up()
-	}
-	return w, kv, keep, lose
 }
 
 // many are refusals of the five records that there are.
@@ -62,13 +43,13 @@ func many(n int) []deadletters.Refusal {
 
 // The log goes back to an earlier copy, also in the middle of an Append: what lacks is made anew as it was, once, whatever is killed meanwhile.
 func TestLostLettersAreMadeAnew(t *testing.T) {
-	w, kv, keep, lose := newLossy(t)
+	w, kv, keep := newLossy(t)
 	w.produce("orders", "a", "b", "c", "d", "e")
 	noted := func(o *deadletters.Options) { o.Notes = kv }
 	writer, _ := w.open(w.js, noted)
 	require.NoError(t, deadletters.Lost(t.Context(), w.js, "p", writer.Mark()), "there is none yet")
 	require.NoError(t, writer.Append(t.Context(), "1", many(5)))
-	keep()
+	lose := keep()
 	writer, _ = w.open(w.js, noted)
 	require.NoError(t, writer.Append(t.Context(), "2/0", many(7)))
 	require.NoError(t, writer.Append(t.Context(), "2", many(2500))) // more than a slot of notes
@@ -108,12 +89,12 @@ func TestLostLettersAreMadeAnew(t *testing.T) {
 
 // What is not noted any more is gone: that is said, with its number and where it was.
 func TestLostLettersThatAreNotNoted(t *testing.T) {
-	w, kv, keep, lose := newLossy(t)
+	w, kv, keep := newLossy(t)
 	w.produce("orders", "a", "b", "c", "d", "e")
 	noted := func(o *deadletters.Options) { o.Notes = kv }
 	writer, _ := w.open(w.js, nil)
 	require.NoError(t, writer.Append(t.Context(), "1", many(5)))
-	keep()
+	lose := keep()
 	writer, _ = w.open(w.js, nil)
 	require.NoError(t, writer.Append(t.Context(), "2", many(3)))
 	writer, _ = w.open(w.js, noted)
@@ -134,7 +115,7 @@ func TestLostLettersThatAreNotNoted(t *testing.T) {
 
 // The letters of a version that did not number them are counted; only so many notes are kept.
 func TestNotesAreBounded(t *testing.T) {
-	w, kv, keep, lose := newLossy(t)
+	w, kv, keep := newLossy(t)
 	w.produce("orders", "a", "b", "c", "d", "e")
 	log, _, err := fencedlog.Open(t.Context(), w.js, fencedlog.Log{Pipeline: "p", Stage: fencedlog.DeadLetters}, "join-3", fencedlog.Options{Lanes: []int{3}})
 	require.NoError(t, err)
@@ -142,7 +123,7 @@ func TestNotesAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	_, err = log.Append(t.Context(), 3, "1#2", data)
 	require.NoError(t, err)
-	keep()
+	lose := keep()
 	writer, _ := w.open(w.js, func(o *deadletters.Options) { o.Notes = kv })
 	require.EqualValues(t, 2, writer.Mark().GetCount())
 	require.NoError(t, writer.Append(t.Context(), "2", many(34_000)))

@@ -43,19 +43,16 @@ func purge(ctx context.Context, js jetstream.JetStream, l Log, keep, gentle uint
 	}
 	settled := make(map[string]uint64, len(info.State.Subjects))
 	oldest := keep
-	for subject := range info.State.Subjects {
-		msg, err := stream.GetLastMsgForSubject(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("purge %s: read fence: %w", l.Stream(), err)
-		}
+	fences, err := lastOfEach(ctx, stream, info)
+	if err != nil {
+		return fmt.Errorf("purge %s: read fences: %w", l.Stream(), err)
+	}
+	for _, msg := range fences {
 		sequence, err := settledOf(msg)
 		if err != nil {
 			return fmt.Errorf("purge %s: %w", l.Stream(), err)
 		}
-		settled[strings.TrimPrefix(subject, l.fence(""))] = sequence
+		settled[strings.TrimPrefix(msg.Subject, l.fence(""))] = sequence
 		oldest = min(oldest, sequence)
 	}
 	if oldest > info.State.FirstSeq {
@@ -81,6 +78,21 @@ func purge(ctx context.Context, js jetstream.JetStream, l Log, keep, gentle uint
 		}
 	}
 	return nil
+}
+
+// lastOfEach is the last message of each subject that a stream was listed with, but for those that have none any more.
+func lastOfEach(ctx context.Context, stream jetstream.Stream, info *jetstream.StreamInfo) (out []*jetstream.RawStreamMsg, err error) {
+	for subject := range info.State.Subjects {
+		msg, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", subject, err)
+		}
+		out = append(out, msg)
+	}
+	return out, nil
 }
 
 // Retire removes the fences of writers that append no more, so that no purge has to look at them. Whoever still believes to be one of them appends nothing any

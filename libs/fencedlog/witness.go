@@ -14,12 +14,10 @@ import (
 // A witness is what somebody far behind says in a log of how far it has come: the log keeps the last word of each. It goes back only with the log, whatever
 // else goes back. No reader of a lane sees it, and no writer waits for it.
 
-func (l Log) witnesses() string { return l.prefix() + "witness.*.*" }
+// witnesses are the subjects of a stage's lanes. They have one part more than those of writers, whose purge must not match them.
+func (l Log) witnesses(stage string) string { return l.prefix() + "witness." + stage + "." }
 
-// witness has one part more than the subjects of writers, whose purge must not match it.
-func (l Log) witness(stage string, lane int) string {
-	return fmt.Sprintf("%switness.%s.%d", l.prefix(), stage, lane)
-}
+func (l Log) witness(stage string, lane int) string { return l.witnesses(stage) + strconv.Itoa(lane) }
 
 // Testify says how far a lane of a stage has come, and does not wait: a log that is full does not take it.
 func Testify(nc *nats.Conn, l Log, stage string, lane int, body []byte) error {
@@ -31,7 +29,7 @@ func Testify(nc *nats.Conn, l Log, stage string, lane int, body []byte) error {
 
 // Hear calls heard for each word of a stage from now on, until the subscription ends. Some may be missed; the last ones are in the log.
 func Hear(nc *nats.Conn, l Log, stage string, heard func(lane int, body []byte)) (*nats.Subscription, error) {
-	prefix := l.prefix() + "witness." + stage + "."
+	prefix := l.witnesses(stage)
 	sub, err := nc.Subscribe(prefix+"*", func(m *nats.Msg) {
 		if lane, err := strconv.Atoi(strings.TrimPrefix(m.Subject, prefix)); err == nil {
 			heard(lane, m.Data)
@@ -62,20 +60,17 @@ func Testimony(ctx context.Context, js jetstream.JetStream, l Log, stage string,
 // carry brings the last words that lie before sequence to the end of the log, and returns what may be purged: all before sequence, or, if there is nothing
 // else behind the first of them, all before that. Whoever says something meanwhile is not contradicted.
 func carry(ctx context.Context, js jetstream.JetStream, stream jetstream.Stream, l Log, sequence uint64) (uint64, error) {
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.witnesses()))
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(l.witnesses("*")+"*"))
+	if err != nil {
+		return 0, err
+	}
+	words, err := lastOfEach(ctx, stream, info)
 	if err != nil {
 		return 0, err
 	}
 	var before []*jetstream.RawStreamMsg
 	first := sequence
-	for subject := range info.State.Subjects {
-		msg, err := stream.GetLastMsgForSubject(ctx, subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			continue
-		}
-		if err != nil {
-			return 0, err
-		}
+	for _, msg := range words {
 		if msg.Sequence < sequence {
 			before, first = append(before, msg), min(first, msg.Sequence)
 		}

@@ -78,6 +78,19 @@ func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error
 	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
 }
 
+// takenBy is which of the lane's rows the next stage has, by the writers that the lane knows them by.
+func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
+	theirs, err := batch.TakenOf(next.Taken)
+	if err != nil {
+		return nil, err
+	}
+	ours := batch.NewTaken()
+	ours.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
+		return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
+	})
+	return ours, nil
+}
+
 // nextReached is the sequence of the output log up to which the next stage has everything, in all output lanes; 0 while it has yet to
 // notice that the log has lost its tail.
 func (l *lane) nextReached(ctx context.Context) (uint64, error) {
@@ -114,15 +127,11 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 			return false, err
 		}
 		if len(l.Outputs) == 1 && len(next.Taken) > 0 {
-			theirs, err := batch.TakenOf(next.Taken)
+			theirs, err := l.takenBy(next)
 			if err != nil {
 				return false, err
 			}
-			has := batch.NewTaken()
-			has.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
-				return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
-			})
-			if len(ours.Ahead(has)) == 0 {
+			if len(ours.Ahead(theirs)) == 0 {
 				continue
 			}
 			if l.Next == checkpoint.Sink && !m.GetInherited() {

@@ -188,9 +188,13 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 	if from.Sequence == 0 && first > 1 {
 		from.Sequence = first - 1
 	}
+	var had *batch.Taken
 	switch core := l.core.(type) {
 	case Replayer:
-		if f.replay, err = l.relive(ctx, core, m, from, lost); err != nil {
+		if had, err = l.nextBeyond(ctx, lost); err != nil {
+			return err
+		}
+		if f.replay, err = l.relive(ctx, core, m, from, lost, had); err != nil {
 			return err
 		}
 	case Rememberer:
@@ -210,8 +214,8 @@ func (l *lane) heal(ctx context.Context, m *eventv1.Manifest, past fencedlog.Rec
 		lost, l.Lane, m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()).UTC().Format(time.RFC3339), from.Sequence)
 	if f.replay != nil {
 		f.healed.What += fmt.Sprintf("; what it had put out after its checkpoint is not put out again (replayed up to sequence %d)", f.replay.GetUntilSequence())
-		if len(f.replay.GetTaken()) > 0 {
-			f.healed.What += fmt.Sprintf(", but for what %s has lost: stage %s leaves out what it has of that", l.Output.Stream(), l.Next)
+		if had != nil {
+			f.healed.What += fmt.Sprintf(", but for what %s has lost: stage %s has that, and leaves out what comes again of it", l.Output.Stream(), l.Next)
 		}
 	}
 	if l.told != "" {

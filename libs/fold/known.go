@@ -39,14 +39,12 @@ func (l *lane) known(ctx context.Context, m *eventv1.Manifest, past fencedlog.Re
 	if err != nil {
 		return nil, nil, err
 	}
-	theirs, err := batch.TakenOf(next.Taken)
+	theirs, err := l.takenBy(next)
 	if err != nil {
 		return nil, nil, err
 	}
 	out := known.Clone()
-	known.Merge(theirs, func(writer, source string, partition int32) (string, bool) {
-		return fencedlog.IngestWriter(source, partition), writer == l.Options.writer()
-	})
+	known.Add(theirs)
 	if len(known.Ahead(out)) > 0 {
 		tally = nil // the outputs that said more are gone
 	}

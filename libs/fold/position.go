@@ -78,6 +78,13 @@ func later(p, q position) position {
 	return q
 }
 
+// Through tells whether what was made of a step of the input is in the log, as the position of the last message there says. Positions of another epoch count the steps of
+// another log.
+func Through(last string, epoch uint32, step uint64) (bool, error) {
+	p, err := positionOf(last)
+	return err == nil && p.epoch == epoch && p.covers(position{epoch, step, whole}), err
+}
+
 // Broken tells, of a message in the log of a Replayer, that it does not follow from what a reader of that log has had of its writer: last is the position of that, and
 // made when what that was made of was stored, in nanoseconds since 1970, as the message's Link said; 0: it did not. Then the log has lost its tail, and the log that
 // it was made of, too: the lane puts out again, in whatever order results, what it does not know to be out. Messages that it has made anew of the same input come

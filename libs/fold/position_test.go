@@ -22,3 +22,20 @@ func TestReaches(t *testing.T) {
 		require.Error(t, err, bad)
 	}
 }
+
+func TestThrough(t *testing.T) {
+	for _, c := range []struct {
+		last  string
+		epoch uint32
+		want  bool
+	}{
+		{"7", 0, true}, {"8/0", 0, true}, {"7/12", 0, false}, {"6", 0, false}, {"", 0, false}, {"1:7", 0, false}, // of another log
+		{"1:7", 1, true}, {"1:6", 1, false}, {"7", 1, false}, {"2:7", 1, false},
+	} {
+		got, err := Through(c.last, c.epoch, 7)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got, "%q, epoch %d", c.last, c.epoch)
+	}
+	_, err := Through("x", 0, 7)
+	require.Error(t, err)
+}

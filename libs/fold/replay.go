@@ -36,12 +36,8 @@ type Replayer interface {
 // when nothing was put out behind the one before.
 //
 // If the output log has lost its tail as well, nobody can tell which rows that was made of. They are put out again, once all that the stored checkpoint had has come. If the next stage has what
-// was lost, it finds that what comes does not follow what it has had, since each message says which one it follows, and looks which of its rows it has.
-func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, from fencedlog.Mark, lost error) (*eventv1.Replay, error) {
-	had, err := l.nextBeyond(ctx, lost)
-	if err != nil {
-		return nil, err
-	}
+// was lost, which is made of the rows had, it finds that what comes does not follow what it has had, since each message says which one it follows, and looks which of its rows it has.
+func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, from fencedlog.Mark, lost error, had *batch.Taken) (*eventv1.Replay, error) {
 	if had == nil && l.stored.GetCoveredSequence() != m.GetCoveredSequence() {
 		had = batch.NewTaken() // the next stage has nothing of it; the stage before may believe that we have
 	}
@@ -58,7 +54,7 @@ func (l *lane) relive(ctx context.Context, core Replayer, m *eventv1.Manifest, f
 			if err != nil {
 				return nil, fmt.Errorf("checkpoint of lane %d: %w", l.Lane, err)
 			}
-			merge(had, more)
+			had.Add(more)
 		}
 		replay.Taken = had.Proto()
 	}
@@ -163,14 +159,10 @@ func (l *lane) nextBeyond(ctx context.Context, lost error) (_ *batch.Taken, err 
 			if err != nil {
 				return nil, fmt.Errorf("position of lane %d of stage %s: %w", lane, l.Next, err)
 			}
-			merge(had, more)
+			had.Add(more)
 		}
 	}
 	return had, nil
-}
-
-func merge(to, from *batch.Taken) {
-	to.Merge(from, func(writer, _ string, _ int32) (string, bool) { return writer, true })
 }
 
 // nextLost tells, of a Replayer whose output log does not hold what the next stage has, why the input log is not the one that it was made from; nil if it is, and the

@@ -11,9 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
-	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/checkpoint"
-	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 	"sluice/libs/registry"
 	"sluice/libs/spec"
 )
@@ -125,18 +124,14 @@ func (s *Service) seenGeneration(ctx context.Context, rec *controlv1.PipelineRec
 		}
 		seen = max(seen, p.GetGeneration())
 	}
-	fences, err := fencedlog.Fences(ctx, s.js, fencedlog.Log{Pipeline: id, Stage: fencedlog.Ingest})
+	positions, err := fold.IngestPositions(ctx, s.js, id)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return seen, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	for writer, body := range fences {
-		var at eventv1.IngestPosition
-		if err := proto.Unmarshal(body, &at); err != nil {
-			return 0, fmt.Errorf("fence of %s: %w", writer, err)
-		}
+	for _, at := range positions {
 		seen = max(seen, at.GetGeneration())
 	}
 	return seen, nil

@@ -83,7 +83,7 @@ func (s *Service) status(ctx context.Context, id string) (*controlv1.PipelineSta
 	}
 	if at != nil {
 		if healed(units) {
-			if err := s.lagOfHealed(ctx, rec, at, units, sum); err != nil {
+			if err := s.lagOfHealed(ctx, rec, units, sum); err != nil {
 				s.log.Debug("whether anything is on its way cannot be told by positions", "pipeline", id, "error", err) // then the counts have to do
 			}
 		}

@@ -121,13 +121,14 @@ func addUp(rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stage
 	}
 	st.Lag = uint64(max(0, waiting+inLogs))
 	st.State = stateOf(rec, at, owned, len(st.Errors) > 0)
-	return summed{st, waiting + inLogs}
+	return summed{st, waiting, inLogs, begun}
 }
 
-// summed is a status, with the lag before it was clamped.
+// summed is a status, with what its lag was made of: records in Kafka and in the logs, and whether all partitions have been begun.
 type summed struct {
 	*controlv1.PipelineStatus
-	balance int64
+	waiting, inLogs int64
+	begun           bool
 }
 
 // inKafka is how many records wait in Kafka; begun: all partitions have been begun.

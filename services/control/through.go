@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -47,20 +46,16 @@ type passages struct {
 }
 
 // lagOfHealed corrects the lag of a pipeline that has healed.
-func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord, at map[string]*offsets, units []*stagev1.UnitStatus, st summed) error {
-	ingest := map[unitName]*stagev1.UnitStatus{}
-	var since uint64
-	for _, u := range units {
-		if u.GetStage() == spec.StageIngest {
-			ingest[nameOf(u)] = u
-		}
-		since += digest(u)
-	}
-	if waiting, begun := inKafka(rec, at, ingest); waiting > 0 || !begun {
-		st.Lag = max(st.Lag, uint64(max(0, waiting)))
+func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord, units []*stagev1.UnitStatus, st summed) error {
+	if st.waiting > 0 || !st.begun {
+		st.Lag = max(st.Lag, uint64(st.waiting))
 		return nil
 	}
-	if st.balance == 0 { // they match all the same
+	var since uint64
+	for _, u := range units {
+		since += digest(u)
+	}
+	if st.inLogs == 0 { // they match all the same
 		if there, err := s.atEnds(ctx, rec); there || err != nil {
 			return err
 		}
@@ -90,15 +85,15 @@ func (s *Service) lagOfHealed(ctx context.Context, rec *controlv1.PipelineRecord
 // atEnds tells whether all units say that they have come to the ends of their logs. What they have made of it may not be in the next log yet, but then it is not counted by the
 // next stage either.
 func (s *Service) atEnds(ctx context.Context, rec *controlv1.PipelineRecord) (bool, error) {
-	id, stages := rec.GetSpec().GetId(), spec.Stages(rec.GetSpec())
-	ends := map[unitName]uint64{}
+	stages := spec.Stages(rec.GetSpec())
+	left := map[unitName]uint64{}
 	for i, stage := range stages[1:] {
-		for _, lane := range spec.LiveLanes(rec) {
-			end, err := fencedlog.LastOf(ctx, s.js, fencedlog.Log{Pipeline: id, Stage: stages[i]}, lane)
-			if err != nil {
-				return false, err
-			}
-			ends[unitName{stage: stage, unit: uint32(lane)}] = end
+		ends, err := endsOf(ctx, s.js, rec, stages[i])
+		if err != nil {
+			return false, err
+		}
+		for lane, end := range ends {
+			left[unitName{stage: stage, unit: uint32(lane)}] = end
 		}
 	}
 	// The order matters: the ends first, the reports then.
@@ -107,11 +102,25 @@ func (s *Service) atEnds(ctx context.Context, rec *controlv1.PipelineRecord) (bo
 		return false, err
 	}
 	for _, u := range units {
-		if end, ok := ends[nameOf(u)]; ok && u.GetPosition() >= end {
-			delete(ends, nameOf(u))
+		if end, ok := left[nameOf(u)]; ok && u.GetPosition() >= end {
+			delete(left, nameOf(u))
 		}
 	}
-	return len(ends) == 0, nil
+	return len(left) == 0, nil
+}
+
+// endsOf are the ends of what a stage has put out, by lane.
+func endsOf(ctx context.Context, js jetstream.JetStream, rec *controlv1.PipelineRecord, stage string) (map[int]uint64, error) {
+	log := fencedlog.Log{Pipeline: rec.GetSpec().GetId(), Stage: stage}
+	ends := map[int]uint64{}
+	for _, lane := range spec.LiveLanes(rec) {
+		end, err := fencedlog.LastOf(ctx, js, log, lane)
+		if err != nil {
+			return nil, err
+		}
+		ends[lane] = end
+	}
+	return ends, nil
 }
 
 // digest changes when a partition is read on, or a unit has healed from something else.
@@ -132,13 +141,9 @@ func (p *passage) advance(ctx context.Context, js jetstream.JetStream, rec *cont
 	for ; p.stage+1 < len(stages); p.stage, p.ends = p.stage+1, nil {
 		log := fencedlog.Log{Pipeline: id, Stage: stages[p.stage]}
 		if p.ends == nil {
-			ends := map[int]uint64{}
-			for _, lane := range spec.LiveLanes(rec) {
-				if ends[lane], err = fencedlog.LastOf(ctx, js, log, lane); err != nil {
-					return false, err
-				}
+			if p.ends, err = endsOf(ctx, js, rec, stages[p.stage]); err != nil {
+				return false, err
 			}
-			p.ends = ends
 		}
 		for lane, end := range p.ends {
 			at, err := checkpoint.ReachedBy(ctx, js, id, stages[p.stage+1], lane)
@@ -177,14 +182,5 @@ func putOut(ctx context.Context, js jetstream.JetStream, rec *controlv1.Pipeline
 	if err != nil || last.Sequence == 0 {
 		return false, err
 	}
-	// Positions of another epoch count the messages of another log.
-	position := strconv.FormatUint(sequence, 10)
-	of, _, later := strings.Cut(last.Position, ":")
-	switch {
-	case later && of == strconv.FormatUint(uint64(epoch), 10):
-		position = of + ":" + position
-	case later || epoch > 0:
-		return false, nil
-	}
-	return fold.Reaches(last.Position, position)
+	return fold.Through(last.Position, epoch, sequence)
 }

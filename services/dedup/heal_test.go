@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -157,39 +155,6 @@ func (s *story) fold(cause error) *stagev1.UnitStatus {
 	return o.snapshot()
 }
 
-func (s *story) folder(stream string) string {
-	return filepath.Join(s.nats.Dir(), "jetstream", "$G", "streams", stream)
-}
-
-// copyStore returns a copy of the store.
-func (s *story) copyStore() string {
-	s.nats.Stop()
-	to := filepath.Join(s.t.TempDir(), "earlier")
-	require.NoError(s.t, os.CopyFS(to, os.DirFS(s.nats.Dir())))
-	s.back()
-	return to
-}
-
-// putBack makes streams what they were.
-func (s *story) putBack(earlier string, streams ...string) {
-	s.nats.Stop()
-	for _, stream := range streams {
-		require.NoError(s.t, os.RemoveAll(s.folder(stream)))
-		require.NoError(s.t, os.CopyFS(s.folder(stream), os.DirFS(filepath.Join(earlier, "jetstream", "$G", "streams", stream))))
-	}
-	s.back()
-}
-
-func (s *story) back() {
-	s.nats.Start()
-	require.Eventually(s.t, func() bool {
-		ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
-		defer cancel()
-		_, err := s.js.AccountInfo(ctx)
-		return err == nil
-	}, 2*time.Minute, 5*time.Millisecond)
-}
-
 // checkTable: every key that Kafka had is in the table, once.
 func (s *story) checkTable(without map[uint64]bool) {
 	s.t.Helper()
@@ -241,7 +206,7 @@ func healing(t *testing.T, seed uint64, lost []string) {
 		s.fold(lanes.ErrLost)
 		s.drain()
 	}
-	earlier := s.copyStore()
+	putBack := s.nats.Copy(s.js)
 	// What comes now is lost: some of it in checkpoints, some only put out, some of that in the table.
 	for range 1 + s.r.IntN(3) {
 		s.produce(1 + s.r.IntN(60))
@@ -253,7 +218,7 @@ func healing(t *testing.T, seed uint64, lost []string) {
 			s.drain()
 		}
 	}
-	s.putBack(earlier, lost...)
+	putBack(lost...)
 	if slices.Contains(lost, stateStream) {
 		s.storeSink() // that the sink loses its own position is another matter
 	}
@@ -302,7 +267,7 @@ func TestTailLossOfWhatKafkaNoLongerHas(t *testing.T) {
 	s.ingest()
 	s.fold(lanes.ErrStopping)
 	s.drain()
-	earlier := s.copyStore()
+	putBack := s.nats.Copy(s.js)
 	s.produce(50)
 	s.ingest()
 	o := newOwner()
@@ -313,7 +278,7 @@ func TestTailLossOfWhatKafkaNoLongerHas(t *testing.T) {
 	}, 2*time.Minute, time.Millisecond)
 	require.NoError(t, stop(lanes.ErrLost)) // put out, and in the table
 	s.drain()
-	s.putBack(earlier, ingestStream)
+	putBack(ingestStream)
 	s.lost = [2]int{len(s.kafka[0]), len(s.kafka[1])}
 	s.ingest()
 	stop = s.running(newOwner(), 0)
@@ -341,7 +306,7 @@ func TestOutputLostWhenAllIsSettled(t *testing.T) {
 			s.ingest()
 			s.fold(lanes.ErrStopping)
 			s.drain()
-			earlier := s.copyStore()
+			putBack := s.nats.Copy(s.js)
 			s.produce(50)
 			s.ingest()
 			o := newOwner()
@@ -351,7 +316,7 @@ func TestOutputLostWhenAllIsSettled(t *testing.T) {
 			require.Eventually(t, func() bool { return len(s.state().GetEarlier()) == 0 }, 2*time.Minute, 5*time.Millisecond)
 			require.NoError(t, stop(lanes.ErrStopping))
 			had := s.state().GetOutput().GetSequence()
-			s.putBack(earlier, dedupStream)
+			putBack(dedupStream)
 			if noticed {
 				s.drain()
 			}
@@ -440,12 +405,12 @@ func TestHealsWhileItRuns(t *testing.T) {
 			caughtUp := func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() >= s.last }
 			stored("first", caughtUp)
 			s.drain()
-			earlier := s.copyStore()
+			putBack := s.nats.Copy(s.js)
 			s.produce(60)
 			s.ingest()
 			stored("what will be lost", caughtUp)
 			s.drain()
-			s.putBack(earlier, lost)
+			putBack(lost)
 			s.produce(150)
 			s.ingest()
 			stored("healed", func(m *eventv1.Manifest) bool { return m.GetHealed().GetWhat() != "" && caughtUp(m) })

@@ -1,8 +1,6 @@
 package ingestor
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,31 +11,6 @@ import (
 	stagev1 "sluice/gen/sluice/stage/v1"
 	"sluice/libs/fencedlog"
 )
-
-// keep copies NATS' store; lose puts a stream of that copy back.
-func (w *world) keep() (lose func(stream string)) {
-	w.t.Helper()
-	earlier := filepath.Join(w.t.TempDir(), "earlier")
-	w.nats.Stop()
-	require.NoError(w.t, os.CopyFS(earlier, os.DirFS(w.nats.Dir())))
-	up := func() {
-		w.nats.Start()
-		require.Eventually(w.t, func() bool {
-			_, err := w.js.Stream(w.ctx, ingestLog.Stream())
-			return err == nil
-		}, 2*time.Minute, 5*time.Millisecond)
-	}
-	up()
-	return func(stream string) {
-		w.t.Helper()
-		w.nats.Stop()
-		at := filepath.Join("jetstream", "$G", "streams", stream)
-		require.DirExists(w.t, filepath.Join(earlier, at))
-		require.NoError(w.t, os.RemoveAll(filepath.Join(w.nats.Dir(), at)))
-		require.NoError(w.t, os.CopyFS(filepath.Join(w.nats.Dir(), at), os.DirFS(filepath.Join(earlier, at))))
-		up()
-	}
-}
 
 func (w *world) lettered() (offsets []int64) {
 	for _, l := range w.letters() {
@@ -73,7 +46,7 @@ func TestLostLettersAreMadeAnew(t *testing.T) {
 	w.produce(0, append(events(0, 10), "bad")...) // 10
 	w.settled()
 	first.quit(t)
-	lose := w.keep()
+	lose := w.nats.Copy(w.js)
 
 	second := w.start("second")
 	w.produce(0, append(append(events(10, 20), "worse", ""), append(events(20, 30), "worst")...)...) // 21, 33
@@ -138,7 +111,7 @@ func TestLostLettersAreMissedWhileItRuns(t *testing.T) {
 	i := w.start("first")
 	w.produce(0, append(events(0, 10), "bad")...) // 10
 	w.settled()
-	lose := w.keep()
+	lose := w.nats.Copy(w.js)
 	w.produce(0, "worse", "worst") // 11, 12
 	require.EqualValues(t, 3, w.settled().DeadLetters)
 	lose(fencedlog.Log{Pipeline: "events", Stage: fencedlog.DeadLetters}.Stream())

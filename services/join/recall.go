@@ -120,7 +120,7 @@ func (p *recalled) take(data []byte) error {
 	if err != nil {
 		return err
 	}
-	merge(p.known, taken)
+	p.known.Add(taken)
 	p.steps = slices.DeleteFunc(p.steps, func(s lastStep) bool { return len(s.own.Ahead(p.known)) == 0 })
 	before := int64(watermark.None)
 	if past.BeforeMs != nil {
@@ -131,10 +131,6 @@ func (p *recalled) take(data []byte) error {
 	}
 	p.steps = append(p.steps, lastStep{own, before})
 	return nil
-}
-
-func merge(to, from *batch.Taken) {
-	to.Merge(from, func(writer, _ string, _ int32) (string, bool) { return writer, true })
 }
 
 // RecallRefused takes in dead letters.
@@ -157,7 +153,7 @@ func (c *core) RecallRefused(letters []*eventv1.DeadLetter) {
 // RecallTaken takes in what was taken beyond what is recalled: those rows were not late, or there is a letter.
 func (c *core) RecallTaken(t *batch.Taken) {
 	p := c.recalling()
-	merge(p.known, t)
+	p.known.Add(t)
 	p.steps = slices.DeleteFunc(p.steps, func(s lastStep) bool { return len(s.own.Ahead(p.known)) == 0 })
 }
 
@@ -172,7 +168,7 @@ func (c *core) Recalled(t *batch.Tally) (*batch.Taken, error) {
 	c.out.count()
 	all := p.known.Clone()
 	for _, s := range p.steps {
-		merge(all, s.own)
+		all.Add(s.own)
 	}
 	return all, nil
 }

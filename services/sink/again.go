@@ -8,11 +8,10 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
+	"sluice/libs/fold"
 	"sluice/libs/spec"
 	"sluice/services/sink/internal/block"
 )
@@ -41,7 +40,7 @@ func (l *lane) beginAnew(ctx context.Context, from snapshot, abandoned bool) err
 		if err != nil {
 			return fmt.Errorf("the lane's position: %w", err)
 		}
-		had.Merge(more, func(writer, _ string, _ int32) (string, bool) { return writer, true })
+		had.Add(more)
 	}
 	again := maps.Clone(l.againOffsets)
 	if again == nil {
@@ -80,16 +79,11 @@ func (l *lane) allTaken(ctx context.Context, again map[string]int64) error {
 	if !all {
 		return nil
 	}
-	log := fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
-	fences, err := fencedlog.Fences(ctx, l.js, log)
+	read, err := fold.IngestPositions(ctx, l.js, l.upstream.Pipeline)
 	if err != nil {
 		return err
 	}
-	for writer, body := range fences {
-		var at eventv1.IngestPosition
-		if err := proto.Unmarshal(body, &at); err != nil {
-			return fmt.Errorf("fence of %s in %s: %w", writer, log.Stream(), err)
-		}
+	for writer, at := range read {
 		again[writer] = max(again[writer], at.GetNextOffset(), at.GetSeenOffset()) + uncommitted
 	}
 	return nil

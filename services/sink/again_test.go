@@ -7,10 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/proto"
 
-	eventv1 "sluice/gen/sluice/event/v1"
-	"sluice/libs/batch"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 )
@@ -30,31 +27,18 @@ func newJoinLog(t *testing.T) *joinLog {
 	return l
 }
 
-// put appends a message of pairs, each of which is made of the left and of the right record of its id.
+// put appends a message of pairs.
 func (l *joinLog) put(events []event) {
 	l.t.Helper()
 	l.step++
 	l.clock = l.clock.Add(time.Millisecond)
-	v := l.view(events, 0)
-	v.Topic, v.TopicID, v.Offsets, v.FirstOffset, v.LastOffset = nil, nil, nil, 0, 0
-	next := int64(0)
-	for _, e := range events {
-		at := int64(e.ID)
-		v.Origins = batch.AppendOrigin(v.Origins, batch.Origin{LeftOffset: at, RightOffset: at})
-		next = max(next, at+1)
-	}
-	id := make([]byte, 16)
-	past, err := proto.Marshal(&eventv1.JoinPast{Own: map[string]*eventv1.Taken{
-		"orders-0/orders/0": {TopicId: id, NextOffset: next}, "users-0/users/0": {TopicId: id, NextOffset: next},
-	}})
-	require.NoError(l.t, err)
-	v.JoinPast = past
+	v := l.pairs(events)
 	position := fmt.Sprint(l.step)
 	if l.epoch > 0 {
 		position = fmt.Sprintf("%d:%s", l.epoch, position)
 	}
 	link := fencedlog.Link{Input: fencedlog.Mark{Sequence: l.step, Time: l.clock}, After: l.after}
-	_, err = l.writer.AppendLinked(l.t.Context(), 0, position, link, v.Append(nil))
+	_, err := l.writer.AppendLinked(l.t.Context(), 0, position, link, v.Append(nil))
 	require.NoError(l.t, err)
 	l.after = position
 }

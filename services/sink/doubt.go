@@ -79,16 +79,13 @@ func (d *doubt) resolve(what *clickhouse.Insert) (whole bool, err error) {
 	if err != nil || len(lacks) == 0 {
 		return err == nil, err
 	}
-	keep := make([]byte, (d.group.Rows+7)/8)
 	rows := make([]int, len(lacks))
 	for i, row := range lacks {
 		if rows[i] = row; d.rows != nil {
 			rows[i] = d.rows[row]
 		}
-		at := d.from + rows[i]
-		keep[at/8] |= 1 << (at % 8)
 	}
-	columns, err := s.kept(d.group, keep)
+	columns, err := s.kept(d.group, d.from, rows)
 	if err != nil {
 		return false, err
 	}

@@ -38,8 +38,13 @@ func (l *layout) present(columns []proto.InputColumn) []proto.InputColumn {
 	return out
 }
 
-// kept is some rows of a group, as they are to be sent.
-func (s *sending) kept(g *group, keep []byte) ([]proto.InputColumn, error) {
+// kept is some rows of a group, counted from one of them on, as they are to be sent.
+func (s *sending) kept(g *group, from int, rows []int) ([]proto.InputColumn, error) {
+	keep := make([]byte, (g.Rows+7)/8)
+	for _, row := range rows {
+		at := from + row
+		keep[at/8] |= 1 << (at % 8)
+	}
 	columns, err := g.kept(s.layout, keep)
 	return s.layout.present(columns), err
 }

@@ -58,10 +58,8 @@ func (l *lane) rereadJoin(ctx context.Context, s *suspicion) error {
 	}
 	// All that is in the store goes back together: a lane that has one partition as far as it ever was has not.
 	if len(found) > 0 && !ahead {
-		if s.why != "" {
-			why = s.why + "; " + why
-		}
-		s.why = why + "; a row that equals another in all columns counts as that"
+		s.because(why)
+		s.because("a row that equals another in all columns counts as that")
 		seen := maps.Clone(l.seenOffsets)
 		if seen == nil {
 			seen = map[string]int64{}
@@ -114,7 +112,7 @@ func joinTook(to *batch.Taken, v *batch.View) error {
 		if err != nil {
 			return fmt.Errorf("what the join had taken: %w", err)
 		}
-		to.Merge(taken, func(writer, _ string, _ int32) (string, bool) { return writer, true })
+		to.Add(taken)
 	}
 	return nil
 }
@@ -132,18 +130,16 @@ func appendOrigins(dst []batch.Origin, v *batch.View, keep []byte) []batch.Origi
 func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d *doubt) (done bool, err error) {
 	w := s.lane.suspicion
 	var candidates []int // of the range
-	mask := make([]byte, (g.Rows+7)/8)
 	for row := r.From; row < r.To; row++ {
 		if w.joined.may(g.origins[row]) || w.again.holds(g.origins[row]) {
 			candidates = append(candidates, row-r.From)
-			mask[row/8] |= 1 << (row % 8)
 		}
 	}
 	if len(candidates) == 0 {
 		return false, nil
 	}
 	look := *what
-	if look.Columns, err = s.kept(g, mask); err != nil {
+	if look.Columns, err = s.kept(g, r.From, candidates); err != nil {
 		return false, err
 	}
 	lacks, err := s.absent(look)
@@ -162,20 +158,11 @@ func (s *sending) siftJoined(g *group, r block.Range, what *clickhouse.Insert, d
 		return false, nil
 	}
 	w.clean, w.found = false, w.found+uint64(len(found))
-	keep, rows := make([]byte, (g.Rows+7)/8), make([]int, 0, r.Rows()-len(found))
+	rows := make([]int, 0, r.Rows()-len(found))
 	for row := range r.Rows() {
 		if !found[row] {
 			rows = append(rows, row)
-			keep[(r.From+row)/8] |= 1 << ((r.From + row) % 8)
 		}
 	}
-	if len(rows) == 0 {
-		return true, nil
-	}
-	if what.Columns, err = s.kept(g, keep); err != nil {
-		return false, err
-	}
-	what.Token += "/lacking"
-	d.rows = rows
-	return false, nil
+	return s.leave(g, r, rows, what, d)
 }

@@ -14,8 +14,8 @@ import (
 	"sluice/libs/lanes"
 )
 
-// paired appends events as pairs: each is made of the left and of the right record of its offset, which is its id.
-func (w *world) paired(events []event, position string) {
+// pairs is a message of events as a join puts them out: each is made of the left and of the right record of its offset, which is its id.
+func (w *world) pairs(events []event) *batch.View {
 	w.t.Helper()
 	v := w.view(events, 0)
 	v.Topic, v.TopicID, v.Offsets, v.FirstOffset, v.LastOffset = nil, nil, nil, 0, 0
@@ -31,7 +31,14 @@ func (w *world) paired(events []event, position string) {
 	}})
 	require.NoError(w.t, err)
 	v.JoinPast = past
-	_, err = w.writer.Append(w.t.Context(), 0, position, v.Append(nil))
+	return v
+}
+
+// paired appends events as pairs.
+func (w *world) paired(events []event, position string) {
+	w.t.Helper()
+	v := w.pairs(events)
+	_, err := w.writer.Append(w.t.Context(), 0, position, v.Append(nil))
 	require.NoError(w.t, err)
 }
 

@@ -198,3 +198,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	}
 }
+
+// sleeping is sleep for who has nothing else to do.
+func sleeping(ctx context.Context) func(time.Duration) error {
+	return func(d time.Duration) error { return sleep(ctx, d) }
+}

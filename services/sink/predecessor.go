@@ -24,15 +24,18 @@ const (
 // fails. One whose guard was through is known to the server, which is asked to end it. The token alone would not
 // do: the table forgets it, while a stopped process may wake up after days.
 func (l *lane) endPredecessor(ctx context.Context, n block.Name) error {
-	wait := func(d time.Duration) error { return sleep(ctx, d) }
-	return l.endQueries(ctx, n.QueryID(), wait, func(ctx context.Context) error { return clickhouse.KillQuery(ctx, l.sink(), n.QueryID()) })
+	return l.endQuery(ctx, n.QueryID(), sleeping(ctx))
+}
+
+// endQuery ends one insert. wait is between two attempts.
+func (l *lane) endQuery(ctx context.Context, id string, wait func(time.Duration) error) error {
+	return l.endQueries(ctx, id, wait, func(ctx context.Context) error { return clickhouse.KillQuery(ctx, l.sink(), id) })
 }
 
 // endAll ends all inserts of the pipeline: of a store that went back nobody knows which lanes there were, and what they were sending. Those of lanes that are there now are sent again.
 func (l *lane) endAll(ctx context.Context) error {
 	prefix := l.name(0, 0, 0, 0).Queries()
-	wait := func(d time.Duration) error { return sleep(ctx, d) }
-	return l.endQueries(ctx, prefix, wait, func(ctx context.Context) error { return clickhouse.KillQueries(ctx, l.sink(), prefix) })
+	return l.endQueries(ctx, prefix, sleeping(ctx), func(ctx context.Context) error { return clickhouse.KillQueries(ctx, l.sink(), prefix) })
 }
 
 // endQueries does it for as long as it takes.

@@ -1,26 +1,19 @@
 package sink
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
-	controlv1 "sluice/gen/sluice/control/v1"
 	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
 	"sluice/libs/clickhouse"
-	"sluice/libs/deadletters"
 	"sluice/libs/fencedlog"
-	"sluice/libs/kafka"
 	"sluice/libs/receipts"
-	"sluice/libs/spec"
 	"sluice/services/sink/internal/block"
 )
 
@@ -106,6 +99,14 @@ func (l *lane) suspectStill(ctx context.Context) error {
 	return fmt.Errorf("%s: taking the lane anew", l.suspicion.why)
 }
 
+// because adds a reason.
+func (s *suspicion) because(why string) {
+	if s.why != "" {
+		why = s.why + "; " + why
+	}
+	s.why = why
+}
+
 // merge takes over what was found now.
 func (s *suspicion) merge(found *suspicion) {
 	for partition, offset := range found.offsets {
@@ -132,60 +133,6 @@ func (s *suspicion) proto() *eventv1.Suspicion {
 	return &eventv1.Suspicion{Why: s.why, UpTo: s.upTo, Offsets: maps.Clone(s.offsets)}
 }
 
-// ingest is the log that all others are made from. What is said there of blocks goes back only with it, and that Kafka's group tells.
-func (l *lane) ingest() fencedlog.Log {
-	return fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
-}
-
-// testify says in the ingest log which block the table has. That it cannot, now, is nobody's concern: the next block's word is as good.
-func (l *lane) testify(block *eventv1.Receipt) {
-	body, err := proto.Marshal(block)
-	if err == nil {
-		err = fencedlog.Testify(l.nats, l.ingest(), stageName, l.index, body)
-	}
-	if err != nil {
-		l.log.Debug("not said in the ingest log", "error", err)
-	}
-}
-
-// lastSent is the last block that the table is known to have, by its receipt, by what the ingest log says, or by what the ingestor has committed of that to Kafka, whichever is
-// latest; receipted: by its receipt.
-func (l *lane) lastSent(ctx context.Context) (*eventv1.Receipt, bool, error) {
-	last, err := receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index)
-	if err != nil {
-		return nil, false, err
-	}
-	body, err := fencedlog.Testimony(ctx, l.js, l.ingest(), stageName, l.index)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, false, err
-	}
-	said := &eventv1.Receipt{}
-	if err := proto.Unmarshal(body, said); err != nil {
-		return nil, false, fmt.Errorf("what %s says of lane %d: %w", l.ingest().Stream(), l.index, err)
-	}
-	best, receipted := &eventv1.Receipt{}, true
-	for i, r := range append([]*eventv1.Receipt{last, said}, l.words(ctx)...) {
-		if l.ours(r) && (r.GetEpoch() > best.GetEpoch() || r.GetEpoch() == best.GetEpoch() && r.GetLastSequence() > best.GetLastSequence()) {
-			best, receipted = r, i == 0
-		}
-	}
-	return best, receipted, nil
-}
-
-// words are what Kafka's groups tell of the lane's last block.
-func (l *lane) words(ctx context.Context) (out []*eventv1.Receipt) {
-	for _, by := range l.committed(ctx) {
-		for _, w := range by.Words(l.upstream.Pipeline) {
-			if w.Lane == l.index {
-				out = append(out, &eventv1.Receipt{
-					Lane: uint32(w.Lane), Epoch: w.Epoch, LastSequence: w.Sequence, LastTimeNs: w.TimeNs, Token: l.name(0, 0, 0, 0).Family(),
-				})
-			}
-		}
-	}
-	return out
-}
-
 // receipts looks whether blocks were sent beyond the position, and which was delivered last.
 func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	last, receipted, err := l.lastSent(ctx)
@@ -203,10 +150,7 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 	if !l.beyond(last, known) {
 		return nil
 	}
-	if s.why != "" {
-		s.why += "; "
-	}
-	s.why += fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d were sent", l.index, l.covered, last.GetLastSequence())
+	s.because(fmt.Sprintf("the position of lane %d went back: it says sequence %d, and blocks up to sequence %d were sent", l.index, l.covered, last.GetLastSequence()))
 	if last.GetEpoch() == l.epoch && last.GetLastTimeNs() != 0 {
 		err := fencedlog.Verify(ctx, l.js, l.upstream, last.GetLastSequence(), time.Unix(0, last.GetLastTimeNs()))
 		if err == nil {
@@ -218,14 +162,8 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 		}
 	}
 	s.why += ", of messages that the log has lost since"
-	if l.record.GetSpec().GetJoin() != nil {
-		if err := l.allRead(ctx); err != nil {
-			return err
-		}
-		return l.rereadJoin(ctx, s)
-	}
 	l.epoch = max(l.epoch, last.GetEpoch())
-	if !receipted {
+	if !receipted || l.record.GetSpec().GetJoin() != nil {
 		// Nobody tells which records they were made of: of some that were read by now.
 		return l.readByNow(ctx, s)
 	}
@@ -243,6 +181,12 @@ func (l *lane) receipts(ctx context.Context, s *suspicion) error {
 
 // readByNow takes all records that were read by now for such as may be in the table.
 func (l *lane) readByNow(ctx context.Context, s *suspicion) error {
+	if l.record.GetSpec().GetJoin() != nil {
+		if err := l.allRead(ctx); err != nil {
+			return err
+		}
+		return l.rereadJoin(ctx, s)
+	}
 	fences, err := l.seen(ctx)
 	if err != nil {
 		return err
@@ -260,18 +204,7 @@ func (l *lane) widen(ctx context.Context) error {
 		return nil
 	}
 	s.upTo = 0
-	if l.record.GetSpec().GetJoin() == nil {
-		return l.readByNow(ctx, s)
-	}
-	if err := l.allRead(ctx); err != nil {
-		return err
-	}
-	return l.rereadJoin(ctx, s)
-}
-
-// ours tells whether a receipt is of a block of this lane.
-func (l *lane) ours(r *eventv1.Receipt) bool {
-	return strings.HasPrefix(r.GetToken(), l.name(0, 0, 0, 0).Family())
+	return l.readByNow(ctx, s)
 }
 
 // beyond tells whether a receipt is of a block of this lane that was sent after what is known.
@@ -280,22 +213,6 @@ func (l *lane) beyond(r *eventv1.Receipt, known uint64) bool {
 		return false
 	}
 	return r.GetEpoch() > l.pos.stored.GetEpoch() || r.GetEpoch() == l.pos.stored.GetEpoch() && r.GetLastSequence() > known
-}
-
-// lastLetter is the place of the lane's last letter.
-func (l *lane) lastLetter(ctx context.Context) (letterPosition, error) {
-	log := fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.DeadLetters}
-	text, err := fencedlog.LastPosition(ctx, l.js, log, l.index, l.letters.writerName())
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return letterPosition{}, nil
-	}
-	if err == nil {
-		text, err = deadletters.PositionOf(text)
-	}
-	if err != nil {
-		return letterPosition{}, err
-	}
-	return parseLetterPosition(text)
 }
 
 // reread looks whether the ingestor has found that its log had been further than it is, beyond what this lane has.
@@ -328,95 +245,10 @@ func (l *lane) reread(ctx context.Context, s *suspicion) error {
 		s.writers[writer] = at.GetSeenOffset()
 	}
 	if len(s.offsets) > 0 && p.GetDedup() == nil {
-		s.why += "; without dedup, a row that equals another in all columns counts as that"
+		s.because("without dedup, a row that equals another in all columns counts as that")
 	}
 	return nil
 }
-
-// seen returns the ingestor's positions by writer, with how far each had been before the log went back, as the fence or Kafka's group says.
-func (l *lane) seen(ctx context.Context) (map[string]*eventv1.IngestPosition, error) {
-	committed := l.committed(ctx)
-	// Only now: the ingestor writes down what it finds before the group's offset goes back.
-	fences, err := fencedlog.Fences(ctx, l.js, l.ingest())
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]*eventv1.IngestPosition{}
-	for writer, body := range fences {
-		at := &eventv1.IngestPosition{}
-		if err := proto.Unmarshal(body, at); err != nil {
-			return nil, fmt.Errorf("fence of %s in %s: %w", writer, l.ingest().Stream(), err)
-		}
-		out[writer] = at
-	}
-	for writer, by := range committed {
-		at := out[writer]
-		id, highest, ours := by.Of(l.upstream.Pipeline)
-		if len(at.GetTopicId()) == 0 { // nothing at all is left of it
-			if !ours {
-				continue
-			}
-			at = &eventv1.IngestPosition{Topic: by.topic, Partition: by.partition, TopicId: id, SeenOffset: at.GetSeenOffset()}
-			out[writer] = at
-		}
-		if highest > at.GetNextOffset() && (!ours || bytes.Equal(id, at.GetTopicId())) {
-			at.SeenOffset, at.SeenEnd = max(at.GetSeenOffset(), highest), max(at.GetSeenEnd(), by.end)
-		}
-	}
-	return out, nil
-}
-
-// committed is what a group has committed for a partition.
-type committed struct {
-	kafka.Committed
-	topic     string
-	partition int32
-	end       int64 // of the partition
-}
-
-// committed returns what the pipeline's groups have committed to Kafka, by writer of the ingest log, as far as that can be told within a while.
-func (l *lane) committed(ctx context.Context) map[string]committed {
-	if time.Since(l.asked) < askAgain {
-		return l.group
-	}
-	ctx, cancel := context.WithTimeout(ctx, committedTimeout)
-	defer cancel()
-	found := map[string]committed{}
-	l.unsure = false
-	for _, b := range spec.Branches(l.record.GetSpec()) {
-		at := b.Spec.GetKafka()
-		cluster, err := kafka.Open(ctx, at, "sluice-sink-"+l.record.GetSpec().GetId())
-		if err == nil {
-			var offsets map[int32]kafka.Committed
-			var ends map[int32]int64
-			if offsets, err = cluster.CommittedOffsets(ctx, at.GetGroup(), at.GetTopic()); err == nil && len(offsets) > 0 {
-				ends, err = cluster.EndOffsets(ctx, at.GetTopic(), controlv1.Isolation_READ_UNCOMMITTED)
-			}
-			cluster.Close()
-			if err == nil {
-				for partition, by := range offsets {
-					found[fencedlog.IngestWriter(b.Source, partition)] = committed{by, at.GetTopic(), partition, ends[partition]}
-				}
-			}
-		}
-		if err != nil {
-			l.unsure = true
-			l.log.Debug("what was committed to Kafka cannot be told", "topic", at.GetTopic(), "error", err)
-		}
-	}
-	l.asked, l.group = time.Now(), found
-	return found
-}
-
-const (
-	// committedTimeout bounds what a lane waits for Kafka when it is taken: it works without.
-	committedTimeout = 5 * time.Second
-	// askAgain is how soon Kafka is asked again.
-	askAgain = time.Minute
-)
 
 // begin is called for each block.
 func (s *suspicion) begin() { s.clean = true }
@@ -505,19 +337,19 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 		return false, nil
 	}
 	w.clean, w.found = false, w.found+uint64(found)
-	if len(lacks) == 0 {
+	return s.leave(g, r, lacks, what, d)
+}
+
+// leave leaves some rows of the range in what is to be inserted. done: there are none.
+func (s *sending) leave(g *group, r block.Range, rows []int, what *clickhouse.Insert, d *doubt) (done bool, err error) {
+	if len(rows) == 0 {
 		return true, nil
 	}
-	keep := make([]byte, (g.Rows+7)/8)
-	for _, row := range lacks {
-		at := r.From + row
-		keep[at/8] |= 1 << (at % 8)
-	}
-	if what.Columns, err = s.kept(g, keep); err != nil {
+	if what.Columns, err = s.kept(g, r.From, rows); err != nil {
 		return false, err
 	}
 	what.Token += "/lacking"
-	d.rows = lacks
+	d.rows = rows
 	return false, nil
 }
 
@@ -525,8 +357,7 @@ func (s *sending) sift(g *group, r block.Range, what *clickhouse.Insert, d *doub
 // as found.
 func (s *sending) siftAgain(g *group, r block.Range, what *clickhouse.Insert, d *doubt) (done bool, err error) {
 	w := s.lane.suspicion
-	err = s.lane.endQueries(s.working, what.QueryID, s.pause, func(ctx context.Context) error { return clickhouse.KillQuery(ctx, s.lane.sink(), what.QueryID) })
-	if err != nil {
+	if err := s.lane.endQuery(s.working, what.QueryID, s.pause); err != nil {
 		return false, err
 	}
 	found, clean := w.found, w.clean

@@ -2,8 +2,6 @@ package sink
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,40 +14,24 @@ import (
 )
 
 const (
-	theLog    = "sluice_p_ingest"
-	theJoin   = "sluice_p_join"
-	theBucket = "KV_sluice_p_state"
+	theLog      = "sluice_p_ingest"
+	theDedup    = "sluice_p_dedup"
+	theJoin     = "sluice_p_join"
+	theReceipts = "sluice_p_receipts"
+	theBucket   = "KV_sluice_p_state"
 )
 
 // keep copies the server's store as it is now; lose puts a stream of that copy back, and the writer opens anew as after a
 // power loss.
 func (w *world) keep() (lose func(streams ...string)) {
 	w.t.Helper()
-	earlier := filepath.Join(w.t.TempDir(), "earlier")
-	w.nats.Stop()
-	require.NoError(w.t, os.CopyFS(earlier, os.DirFS(w.nats.Dir())))
-	w.restart()
+	putBack := w.nats.Copy(w.js)
+	w.open()
 	return func(streams ...string) {
 		w.t.Helper()
-		w.nats.Stop()
-		for _, s := range streams {
-			at := filepath.Join("jetstream", "$G", "streams", s)
-			require.DirExists(w.t, filepath.Join(earlier, at))
-			require.NoError(w.t, os.RemoveAll(filepath.Join(w.nats.Dir(), at)))
-			require.NoError(w.t, os.CopyFS(filepath.Join(w.nats.Dir(), at), os.DirFS(filepath.Join(earlier, at))))
-		}
-		w.restart()
+		putBack(streams...)
+		w.open()
 	}
-}
-
-func (w *world) restart() {
-	w.t.Helper()
-	w.nats.Start()
-	require.Eventually(w.t, func() bool {
-		_, err := w.js.Stream(w.t.Context(), theLog)
-		return err == nil
-	}, patience, 5*time.Millisecond)
-	w.open()
 }
 
 // refill puts events into the log again as an ingestor does that reads Kafka once more: the same records in

@@ -89,6 +89,3 @@ func Connect(t testing.TB, url string, opts ...natsgo.Option) (*natsgo.Conn, jet
 	require.NoError(t, err)
 	return nc, js
 }
-
-// Dir is the directory of the server's store, for tests that put an earlier copy of it back while the server is stopped.
-func (s *Server) Dir() string { return s.dir }
