@@ -23,39 +23,50 @@ import (
 
 // Here is who remembers how far a lane has come, but for its position: see suspicion.
 
-// ingest is the log that all others are made from. What is said there of blocks goes back only with it, and that Kafka's group tells.
-func (l *lane) ingest() fencedlog.Log {
-	return fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: fencedlog.Ingest}
+// logs are those that the lane's rows come through. What is said there of blocks goes back only with all of them, and that Kafka's group tells.
+func (l *lane) logs() (logs []fencedlog.Log) {
+	for _, stage := range spec.Stages(l.record.GetSpec()) {
+		if stage != stageName {
+			logs = append(logs, fencedlog.Log{Pipeline: l.upstream.Pipeline, Stage: stage})
+		}
+	}
+	return logs
 }
 
-// testify says in the ingest log which block the table has. That it cannot, now, is nobody's concern: the next block's word is as good.
+// testify says in the logs which block the table has. That it cannot, now, is nobody's concern: the next block's word is as good.
 func (l *lane) testify(block *eventv1.Receipt) {
 	body, err := proto.Marshal(block)
-	if err == nil {
-		err = fencedlog.Testify(l.nats, l.ingest(), stageName, l.index, body)
+	for _, log := range l.logs() {
+		if err == nil {
+			err = fencedlog.Testify(l.nats, log, stageName, l.index, body)
+		}
 	}
 	if err != nil {
-		l.log.Debug("not said in the ingest log", "error", err)
+		l.log.Debug("not said in the logs", "error", err)
 	}
 }
 
-// lastSent is the last block that the table is known to have, by its receipt, by what the ingest log says, or by what the ingestor has committed of that to Kafka, whichever is
+// lastSent is the last block that the table is known to have, by its receipt, by what the logs say, or by what the ingestor has committed of that to Kafka, whichever is
 // latest; receipted: by its receipt.
 func (l *lane) lastSent(ctx context.Context) (*eventv1.Receipt, bool, error) {
 	last, err := receipts.Last(ctx, l.js, l.upstream.Pipeline, l.index)
 	if err != nil {
 		return nil, false, err
 	}
-	body, err := fencedlog.Testimony(ctx, l.js, l.ingest(), stageName, l.index)
-	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, false, err
-	}
-	said := &eventv1.Receipt{}
-	if err := proto.Unmarshal(body, said); err != nil {
-		return nil, false, fmt.Errorf("what %s says of lane %d: %w", l.ingest().Stream(), l.index, err)
+	told := []*eventv1.Receipt{last}
+	for _, log := range l.logs() {
+		body, err := fencedlog.Testimony(ctx, l.js, log, stageName, l.index)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return nil, false, err
+		}
+		said := &eventv1.Receipt{}
+		if err := proto.Unmarshal(body, said); err != nil {
+			return nil, false, fmt.Errorf("what %s says of lane %d: %w", log.Stream(), l.index, err)
+		}
+		told = append(told, said)
 	}
 	best, receipted := &eventv1.Receipt{}, true
-	for i, r := range append([]*eventv1.Receipt{last, said}, l.words(ctx)...) {
+	for i, r := range append(told, l.words(ctx)...) {
 		if l.ours(r) && (r.GetEpoch() > best.GetEpoch() || r.GetEpoch() == best.GetEpoch() && r.GetLastSequence() > best.GetLastSequence()) {
 			best, receipted = r, i == 0
 		}

@@ -136,7 +136,7 @@ func (s *story) said() {
 	s.t.Helper()
 	receipt, err := receipts.Last(s.t.Context(), s.js, "p", 0)
 	require.NoError(s.t, err)
-	for _, log := range []fencedlog.Log{{Pipeline: "p", Stage: fencedlog.Ingest}} {
+	for _, log := range []fencedlog.Log{{Pipeline: "p", Stage: fencedlog.Ingest}, s.log()} {
 		require.Eventually(s.t, func() bool {
 			body, err := fencedlog.Testimony(s.t.Context(), s.js, log, stageName, 0)
 			var said eventv1.Receipt

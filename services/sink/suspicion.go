@@ -18,7 +18,7 @@ import (
 )
 
 // A position that was put back to an earlier one while no sink ran, alone or with the whole store, looks as any other. Who remembers is
-// outside of it: the receipts of blocks, which are in a stream of their own; the lane's own word in the ingest log; and the offsets that the ingestor had committed to
+// outside of it: the receipts of blocks, which are in a stream of their own; the lane's own word in the logs that its rows came through; and the offsets that the ingestor had committed to
 // Kafka, which it holds against what its log says when it starts (IngestPosition.seen_offset). From then on the lane does not believe that what it is
 // to send is not in the table, until it has seen that.
 

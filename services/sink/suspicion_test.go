@@ -94,6 +94,7 @@ func TestTheReceiptsGoBackWithThePosition(t *testing.T) {
 		"of the ingest log":               {fencedlog.Ingest, nil},
 		"of the dedup log":                {fencedlog.Dedup, nil},
 		"of the dedup log, which is lost": {fencedlog.Dedup, []string{theDedup}},
+		"and the ingest log is lost":      {fencedlog.Dedup, []string{theLog}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStory(t)
