@@ -73,24 +73,35 @@ func (l *Lane) loadEarlier(ctx context.Context) error {
 	l.earlier = nil
 	for _, entry := range l.manifest.GetEarlier() {
 		l.known[entry.GetKey()] = true
-		value, err := l.look(ctx, entry.GetKey())
-		if errors.Is(err, errNoKey) {
-			continue
-		}
+		m, err := l.readEarlier(ctx, entry)
 		if err != nil {
-			return fmt.Errorf("read %s: %w", entry.GetKey(), err)
+			return err
 		}
-		n := len(value) - checksumLen
-		if n < 0 || binary.LittleEndian.Uint64(value[n:]) != checksum(entry.GetKey(), value[:n]) {
-			continue
+		if m != nil {
+			l.earlier = append(l.earlier, earlier{entry, m})
 		}
-		m := &eventv1.Manifest{}
-		if proto.Unmarshal(value[:n], m) != nil || m.GetFormat() == 0 || m.GetFormat() > Format {
-			continue
-		}
-		l.earlier = append(l.earlier, earlier{entry, m})
 	}
 	return nil
+}
+
+// readEarlier reads an earlier checkpoint. Nil if it is missing or damaged.
+func (l *Lane) readEarlier(ctx context.Context, entry *eventv1.Earlier) (*eventv1.Manifest, error) {
+	value, err := l.look(ctx, entry.GetKey())
+	if errors.Is(err, errNoKey) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", entry.GetKey(), err)
+	}
+	n := len(value) - checksumLen
+	if n < 0 || binary.LittleEndian.Uint64(value[n:]) != checksum(entry.GetKey(), value[:n]) {
+		return nil, nil
+	}
+	m := &eventv1.Manifest{}
+	if proto.Unmarshal(value[:n], m) != nil || m.GetFormat() == 0 || m.GetFormat() > Format {
+		return nil, nil
+	}
+	return m, nil
 }
 
 // retire returns the earlier checkpoints that the one to be saved next keeps: those there are, and the current one, which is written

@@ -24,6 +24,11 @@ type Reached struct {
 	Sequence uint64 // 0: nowhere yet
 	Time     time.Time
 	Taken    map[string]*eventv1.Taken
+	// Least is what of that the lane still has should it go back to the oldest checkpoint that it keeps.
+	Least struct {
+		Sequence uint64
+		Taken    map[string]*eventv1.Taken
+	}
 	// Epoch and Closed of a checkpoint; not of the sink.
 	Epoch  uint32
 	Closed bool
@@ -41,9 +46,10 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 	if err != nil {
 		return Reached{}, err
 	}
+	of := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
 	key := PositionKey(lane)
 	if stage != Sink {
-		key = (&Lane{prefix: stage + "." + strconv.Itoa(lane) + "."}).manifestKey()
+		key = of.manifestKey()
 	}
 	value, _, err := b.get(ctx, key)
 	if errors.Is(err, errNoKey) {
@@ -57,18 +63,32 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 		if err := proto.Unmarshal(value, p); err != nil {
 			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 		}
-		return Reached{
+		r := Reached{
 			Sequence: p.GetCoveredSequence(), Time: time.Unix(0, p.GetCoveredTimeNs()), Taken: p.GetTaken(),
 			Positions: p.GetPositions(), Made: p.GetMadeNs(), Joined: p.GetJoined(), Pending: p.GetPending(),
-		}, nil
+		}
+		r.Least.Sequence, r.Least.Taken = r.Sequence, r.Taken
+		return r, nil
 	}
 	m := &eventv1.Manifest{}
 	if err := proto.Unmarshal(value, m); err != nil {
 		return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 	}
-	return Reached{
+	r := Reached{
 		Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs()), Taken: m.GetTaken(), Epoch: m.GetEpoch(), Closed: m.GetClosed(),
-	}, nil
+	}
+	for _, entry := range m.GetEarlier() {
+		kept, err := of.readEarlier(ctx, entry)
+		if err != nil {
+			return Reached{}, err
+		}
+		if kept != nil {
+			m = kept
+			break
+		}
+	}
+	r.Least.Sequence, r.Least.Taken = m.GetCoveredSequence(), m.GetTaken()
+	return r, nil
 }
 
 // Needed returns, by lane of a stage, the sequence in its own log behind which the lane may have to read again what it has put out, to heal from

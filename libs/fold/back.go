@@ -78,9 +78,9 @@ func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error
 	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
 }
 
-// takenBy is which of the lane's rows the next stage has, by the writers that the lane knows them by.
+// takenBy is which of the lane's rows the next stage has, even if it goes back, by the writers that the lane knows them by.
 func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
-	theirs, err := batch.TakenOf(next.Taken)
+	theirs, err := batch.TakenOf(next.Least.Taken)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
 	return ours, nil
 }
 
-// nextReached is the sequence of the output log up to which the next stage has everything, in all output lanes; 0 while it has yet to
+// nextReached is the sequence of the output log up to which the next stage has everything, even if it goes back, in all output lanes; 0 while it has yet to
 // notice that the log has lost its tail.
 func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 	lowest := uint64(math.MaxUint64)
@@ -101,7 +101,7 @@ func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		lowest = min(lowest, next.Sequence)
+		lowest = min(lowest, next.Least.Sequence)
 		marks = append(marks, fencedlog.Mark{Sequence: next.Sequence, Time: next.Time})
 	}
 	if err := fencedlog.VerifyAll(ctx, l.JS, l.Output, marks); err != nil {
@@ -114,7 +114,7 @@ func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 }
 
 // nextHad tells whether the next stage has everything that was put out before a checkpoint was made of which the output log has lost the
-// end: the numbers mean nothing in the log as it is now. The next stage says which rows it has. Where that does not tell (rows that go to several lanes, or were taken over from other lanes,
+// end: the numbers mean nothing in the log as it is now. The next stage says which rows it has; those count that it has even if it goes back, which it does when it has lost its own output. Where that does not tell (rows that go to several lanes, or were taken over from other lanes,
 // or are made of others), its numbers do as long as it has not noticed the loss: then they are those of before, too.
 func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 	ours, err := batch.TakenOf(m.GetTaken())
@@ -126,7 +126,7 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(l.Outputs) == 1 && len(next.Taken) > 0 {
+		if len(l.Outputs) == 1 && len(next.Least.Taken) > 0 {
 			theirs, err := l.takenBy(next)
 			if err != nil {
 				return false, err
@@ -152,7 +152,7 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 		if err != nil && !errors.Is(err, fencedlog.ErrTailLost) {
 			return false, err
 		}
-		if err == nil || next.Sequence < m.GetOutput().GetSequence() {
+		if err == nil || next.Least.Sequence < m.GetOutput().GetSequence() {
 			return false, nil
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // How a lane goes on after a log has lost its tail: ADR 11.
 //
 // The output log: its last message of the lane lies before what the checkpoint covers. The lane goes back to an earlier checkpoint, and the replay
-// from there puts out what was lost. Such a checkpoint is kept until the next stage has what was put out before it.
+// from there puts out what was lost. Such a checkpoint is kept until the next stage has what was put out before it, and would have it even if it went back itself.
 //
 // The input log: the message that the checkpoint covers last, or one that was put out, is not there any more, and its sequence may
 // be another message's now. The same rows come again in other messages. What was put out tells which of them are out already; those go into

@@ -287,16 +287,6 @@ func TestTailLossOfWhatKafkaNoLongerHas(t *testing.T) {
 	s.checkTable(nil)
 }
 
-func (s *story) state() *eventv1.Manifest {
-	kv, err := s.js.KeyValue(s.t.Context(), checkpoint.Bucket("p"))
-	require.NoError(s.t, err)
-	e, err := kv.Get(s.t.Context(), "dedup.0.manifest")
-	require.NoError(s.t, err)
-	m := &eventv1.Manifest{}
-	require.NoError(s.t, proto.Unmarshal(e.Value(), m))
-	return m
-}
-
 // TestOutputLostWhenAllIsSettled: no checkpoint is kept, since the sink has everything. It goes on, also when the sink has noticed the loss before.
 func TestOutputLostWhenAllIsSettled(t *testing.T) {
 	for _, noticed := range []bool{false, true} {

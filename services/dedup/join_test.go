@@ -17,7 +17,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	controlv1 "sluice/gen/sluice/control/v1"
+	eventv1 "sluice/gen/sluice/event/v1"
 	"sluice/libs/batch"
+	"sluice/libs/checkpoint"
 	"sluice/libs/fencedlog"
 	"sluice/libs/lanes"
 	"sluice/libs/native"
@@ -215,6 +217,59 @@ func TestTakesBatchesApart(t *testing.T) {
 	require.EqualValues(t, 3, tally.Duplicates)
 	require.EqualValues(t, 8, tally.Rows)
 	require.EqualValues(t, 6, o.snapshot().StateKeys)
+}
+
+// TestKeepsWhatTheJoinMayGoBackTo: a lane of the join that has lost its output goes back to an earlier checkpoint, and wants once more what it has taken since then. As long as it may,
+// dedup keeps a checkpoint of before that, though the newest of the join has all.
+func TestKeepsWhatTheJoinMayGoBackTo(t *testing.T) {
+	w := joinWorld(t)
+	ctx := t.Context()
+	orders, _, err := fencedlog.Open(ctx, w.js, w.input, "orders-0", fencedlog.Options{Lanes: []int{0}})
+	require.NoError(t, err)
+	for n := range 4 {
+		last, err := orders.Append(ctx, 0, strconv.Itoa(n+1), w.batchOf("orders", int64(10*n), order{uint64(n + 1), 10}))
+		require.NoError(t, err)
+		o := newOwner()
+		stop := w.running(o, 0)
+		require.Eventually(t, func() bool { return o.snapshot().Position == last }, 2*time.Minute, time.Millisecond)
+		require.NoError(t, stop(lanes.ErrStopping))
+	}
+	keys := func() (keys []string) {
+		for _, e := range w.state().GetEarlier() {
+			keys = append(keys, e.GetKey())
+		}
+		return keys
+	}
+	before := keys()
+	require.GreaterOrEqual(t, len(before), 3)
+	least := w.state().GetEarlier()[1].GetOutput().GetSequence()
+	_, end, err := fencedlog.Bounds(ctx, w.js, w.output)
+	require.NoError(t, err)
+	newest, _, err := fencedlog.At(ctx, w.js, w.output, end)
+	require.NoError(t, err)
+	all := &eventv1.Manifest{CoveredSequence: end, CoveredTimeNs: newest.Time.UnixNano()}
+	open := func(lane int, keep bool) *checkpoint.Lane {
+		l, _, err := checkpoint.Open(ctx, checkpoint.Config{JS: w.js, Pipeline: "p", Stage: fencedlog.Join, Lane: lane, Keep: keep})
+		require.NoError(t, err)
+		return l
+	}
+	upTo := func(sequence uint64) func(*eventv1.Manifest) bool {
+		return func(m *eventv1.Manifest) bool { return m.GetCoveredSequence() >= sequence }
+	}
+	require.NoError(t, open(0, false).Save(ctx, all, nil))
+	require.NoError(t, open(2, false).Save(ctx, all, nil))
+	slow := open(1, true)
+	require.NoError(t, slow.Save(ctx, &eventv1.Manifest{CoveredSequence: least}, nil))
+	slow.Release(upTo(least))
+	require.NoError(t, slow.Save(ctx, all, nil))
+
+	stop := w.running(newOwner(), 0)
+	require.Eventually(t, func() bool { return len(keys()) > 0 && keys()[0] != before[0] }, 2*time.Minute, 5*time.Millisecond)
+	require.Equal(t, before[1:], keys()[:len(before)-1])
+	require.True(t, slow.Release(upTo(end)))
+	require.NoError(t, slow.Save(ctx, slow.Saved(), nil))
+	require.Eventually(t, func() bool { return len(keys()) == 0 }, 2*time.Minute, 5*time.Millisecond)
+	require.NoError(t, stop(lanes.ErrStopping))
 }
 
 // faultyLog does its worst to the publish numbered at: every durable step but the checkpoints is one.

@@ -96,6 +96,17 @@ func (o *owner) snapshot() *stagev1.UnitStatus {
 	return proto.CloneOf(&o.status)
 }
 
+// state is the lane's checkpoint.
+func (w *world) state() *eventv1.Manifest {
+	kv, err := w.js.KeyValue(w.t.Context(), checkpoint.Bucket("p"))
+	require.NoError(w.t, err)
+	e, err := kv.Get(w.t.Context(), "dedup.0.manifest")
+	require.NoError(w.t, err)
+	m := &eventv1.Manifest{}
+	require.NoError(w.t, proto.Unmarshal(e.Value(), m))
+	return m
+}
+
 // run runs an instance of a lane that checkpoints often.
 func (w *world) run(ctx context.Context, o *owner, index int) error {
 	d, err := New(service.Deps{Instance: "i", JS: w.js, Log: slog.New(slog.DiscardHandler)}, nil)
