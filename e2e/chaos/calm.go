@@ -5,6 +5,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -133,9 +136,18 @@ func (r *Run) changed(ctx context.Context, stack *Stack, lanes int) {
 	}
 }
 
+// incomplete is the exit code of an audit that finds no difference, and could not compare everything.
+const incomplete = 7
+
 // audit complains when what the pipeline itself can tell of its rows is not that they are equal.
 func (r *Run) audit(ctx context.Context, stack *Stack) {
 	out, err := stack.Sluice(ctx, "", "verify", pipeline)
+	var exit *exec.ExitError
+	if r.PutBackParts && errors.As(err, &exit) && exit.ExitCode() == incomplete && strings.Contains(out, "has no ledger") {
+		// A lane that cannot tell which rows of the table it had counted says so from then on.
+		r.say("the audit can only count the rows of some lanes, and finds them all")
+		return
+	}
 	if err != nil {
 		r.complain("the audit does not find the table equal: %v\n%s", err, out)
 		return

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	eventv1 "sluice/gen/sluice/event/v1"
@@ -73,12 +75,31 @@ func covers(m *eventv1.Manifest) position {
 	return position{epoch: m.GetEpoch(), step: m.GetCoveredSequence(), part: whole}
 }
 
-// reached is how far the next stage has come in an output lane.
+// reached is how far the next stage has come in an output lane. Least is all of that, unless it has lost its own output, and goes back for that.
 func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error) {
-	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
+	next, err := checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
+	if err != nil || l.Next == checkpoint.Sink {
+		return next, err
+	}
+	log := fencedlog.Log{Pipeline: l.Pipeline, Stage: l.Next}
+	fences, err := fencedlog.Fences(ctx, l.JS, log)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return next, nil
+	}
+	if err != nil {
+		return next, err
+	}
+	published, err := positionOf(string(fences[strconv.Itoa(lane)]))
+	if err != nil {
+		return next, fmt.Errorf("fence of lane %d in %s: %w", lane, log.Stream(), err)
+	}
+	if published.epoch == next.Epoch && published.step >= next.Sequence { // else it goes back, or is about to say that it has
+		next.Least.Sequence, next.Least.Taken = next.Sequence, next.Taken
+	}
+	return next, nil
 }
 
-// takenBy is which of the lane's rows the next stage has, even if it goes back, by the writers that the lane knows them by.
+// takenBy is which of the lane's rows the next stage has, by the writers that the lane knows them by.
 func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
 	theirs, err := batch.TakenOf(next.Least.Taken)
 	if err != nil {
@@ -91,13 +112,13 @@ func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
 	return ours, nil
 }
 
-// nextReached is the sequence of the output log up to which the next stage has everything, even if it goes back, in all output lanes; 0 while it has yet to
+// nextReached is the sequence of the output log up to which the next stage has everything, even if it were to go back, in all output lanes; 0 while it has yet to
 // notice that the log has lost its tail.
 func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 	lowest := uint64(math.MaxUint64)
 	var marks []fencedlog.Mark
 	for _, lane := range l.Outputs {
-		next, err := l.reached(ctx, lane)
+		next, err := checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
 		if err != nil {
 			return 0, err
 		}
@@ -114,7 +135,7 @@ func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 }
 
 // nextHad tells whether the next stage has everything that was put out before a checkpoint was made of which the output log has lost the
-// end: the numbers mean nothing in the log as it is now. The next stage says which rows it has; those count that it has even if it goes back, which it does when it has lost its own output. Where that does not tell (rows that go to several lanes, or were taken over from other lanes,
+// end: the numbers mean nothing in the log as it is now. The next stage says which rows it has. Where that does not tell (rows that go to several lanes, or were taken over from other lanes,
 // or are made of others), its numbers do as long as it has not noticed the loss: then they are those of before, too.
 func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 	ours, err := batch.TakenOf(m.GetTaken())
