@@ -56,7 +56,7 @@ func DefaultConfig(service string) Config {
 		LogLevel:     "info",
 		LogFormat:    "text",
 		DrainTimeout: 15 * time.Second,
-		KeepLogs:     5 * time.Minute,
+		KeepLogs:     time.Hour,
 	}
 }
 
