@@ -28,10 +28,11 @@ type laneState struct {
 	gap    string
 	rows   uint64 // by the lane's own count
 	total  ledger.Partition
+	loose  bool // rows is not exact
 }
 
 func stateOfLane(lane int, p *eventv1.SinkPosition) (s laneState, err error) {
-	s.rows = p.GetTally().GetRows()
+	s.rows, s.loose = p.GetTally().GetRows(), loose(p)
 	if s.ledger, s.gap, err = ledgerOf(lane, p); s.ledger != nil {
 		s.total = s.ledger.Total()
 	}
@@ -115,6 +116,7 @@ func (m moments) settle(r *reading, table *ledger.Ledger, comparable bool) error
 			if s.ledger == nil || s.gap != "" {
 				r.covers, r.gap = false, s.gap
 			}
+			r.loose = r.loose || s.loose
 		}
 	}
 	if n := m.combinations(); n > maxMoments {

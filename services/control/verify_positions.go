@@ -112,13 +112,19 @@ func (p positions) ledger() (sum *ledger.Ledger, why string, err error) {
 	return sum, why, nil
 }
 
+// loose tells whether a lane may have counted rows twice, or not at all: its join has put out again what it had put out before, and the lane could not tell which of the rows that the table
+// had were counted.
+func loose(position *eventv1.SinkPosition) bool {
+	return position.GetLedger() == nil && len(position.GetAgainOffsets()) > 0
+}
+
 // ledgerOf reads a lane's ledger; nil if it has none that can be used.
 func ledgerOf(lane int, position *eventv1.SinkPosition) (l *ledger.Ledger, why string, err error) {
 	m := position.GetLedger()
 	switch {
 	case m == nil && position.GetTally().GetRecords() > 0:
 		why = fmt.Sprintf("lane %d has no ledger, since an earlier version of Sluice has written rows of it", lane)
-		if len(position.GetAgainOffsets()) > 0 {
+		if loose(position) {
 			why = fmt.Sprintf("lane %d has no ledger, since its join has put out again what it had put out before, and it could not be told which rows the table had", lane)
 		}
 		return nil, why, nil

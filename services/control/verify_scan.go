@@ -30,6 +30,7 @@ type reading struct {
 	written  ledger.Partition // what the lanes have written, by their ledgers or, without, by their counts
 	gap      string           // why the ledgers do not tell of every row; empty when they do
 	covers   bool             // rows can be compared, not only counted
+	loose    bool             // not even the count of each lane is exact
 	moving   bool             // lanes were writing: written is the moment that fits best
 	rows     uint64
 	checksum uint64
