@@ -135,7 +135,9 @@ func (s *session) claim(ctx context.Context, topic string, number int32, partiti
 	p.app.counts = p.counts
 	c.partition = p
 	status.settled(pos)
-	status.running()
+	if !pos.missing.any() { // else that is to be made good first
+		status.running()
+	}
 	return c, nil
 }
 
