@@ -93,6 +93,32 @@ func TestAnEarlierCopyIsPutBackUnderATableThatRemembers(t *testing.T) {
 	}
 }
 
+// The state goes back to before what the logs still keep: the lanes stand still, and say so. Without the logs the pipeline reads Kafka again.
+func TestTheStateIsOlderThanTheLogs(t *testing.T) {
+	p := newPutBack(t, 2, "SLUICE_KEEP_LOGS=0s")
+	p.send(1000)
+	earlier := p.copy()
+	p.blocks(4, 250)
+	end := p.bounds("sluice_events_dedup").LastSeq
+	stack.Await(t, 2*time.Minute, "the logs are purged beyond the copy", func() (bool, any) {
+		p.send(10)
+		first := p.bounds("sluice_events_dedup").FirstSeq
+		return first > end, first
+	})
+	p.putBack(earlier, "KV_sluice_events_state")
+	stack.Await(t, 2*time.Minute, "the status says that the lanes stand still", func() (bool, any) {
+		errors := strings.Join(p.Status("events").Errors, "\n")
+		return strings.Contains(errors, "purged beyond"), errors
+	})
+	p.down()
+	for _, stream := range []string{"sluice_events_ingest", "sluice_events_dedup"} {
+		require.NoError(t, os.RemoveAll(filepath.Join(p.NATSDir, "jetstream", "$G", "streams", stream)))
+	}
+	p.up()
+	p.send(500)
+	p.check("the logs", "went back")
+}
+
 // putBack is a pipeline with duplicates, and what it has to come to.
 type putBack struct {
 	*natsStore
@@ -107,10 +133,10 @@ type putBack struct {
 const putBackPartitions = 2
 
 // newPutBack makes one whose table remembers so many blocks.
-func newPutBack(t *testing.T, remembered int) *putBack {
+func newPutBack(t *testing.T, remembered int, env ...string) *putBack {
 	t.Helper()
 	kafka := kafkatest.StartReal(t, kafkatest.Options{})
-	s := stack.Run(t, bin(t))
+	s := stack.Run(t, bin(t), env...)
 	p := &putBack{natsStore: &natsStore{t: t, Stack: s, services: stack.Services}, table: stack.OpenSQL(t, s.ClickHouseAddr), kafka: kafka.Addr(), first: map[string]string{}}
 	p.table.Exec(fmt.Sprintf(`CREATE TABLE events (id String, n UInt64, text String, CONSTRAINT small CHECK n < 1000000000) ENGINE = MergeTree ORDER BY id
 		SETTINGS non_replicated_deduplication_window = %d`, remembered))
@@ -204,6 +230,19 @@ func (n *natsStore) kept(pipeline string) (kept int) {
 		kept += len(m.GetEarlier())
 	}
 	return kept
+}
+
+// bounds is what a stream holds.
+func (n *natsStore) bounds(stream string) jetstream.StreamState {
+	n.t.Helper()
+	nc, err := nats.Connect(n.NATSAddr)
+	require.NoError(n.t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(n.t, err)
+	at, err := js.Stream(n.t.Context(), stream)
+	require.NoError(n.t, err)
+	return at.CachedInfo().State
 }
 
 func (n *natsStore) down() {

@@ -81,7 +81,7 @@ func OpenReader(ctx context.Context, js jetstream.JetStream, log Log, lane int, 
 		return nil, fmt.Errorf("read lane %d of %s: %w", lane, log.Stream(), err)
 	}
 	if info.State.FirstSeq > from {
-		return nil, fmt.Errorf("read lane %d of %s: %w: wanted %d, it begins at %d", lane, log.Stream(), ErrPurged, from, info.State.FirstSeq)
+		return nil, fmt.Errorf("read lane %d of %s: %w: wanted %d, it begins at %d. If that stays so, the state was put back to before what the log keeps: put a later copy back, or let Kafka be read again (docs/power-loss.md)", lane, log.Stream(), ErrPurged, from, info.State.FirstSeq)
 	}
 	if info.State.LastSeq+1 < from {
 		return nil, &tailLostError{fmt.Errorf("read lane %d of %s: %w: wanted %d, it ends at %d", lane, log.Stream(), ErrTailLost, from, info.State.LastSeq)}
