@@ -112,7 +112,7 @@ func TestTheStateIsOlderThanTheLogs(t *testing.T) {
 	})
 	p.down()
 	for _, stream := range []string{"sluice_events_ingest", "sluice_events_dedup"} {
-		require.NoError(t, os.RemoveAll(filepath.Join(p.NATSDir, "jetstream", "$G", "streams", stream)))
+		require.NoError(t, os.RemoveAll(folder(t, p.NATSDir, stream)))
 	}
 	p.up()
 	p.send(500)
@@ -210,15 +210,21 @@ type natsStore struct {
 	killed   []string // of them: they are not stopped but killed
 }
 
-// kept is how many earlier checkpoints of dedup's lanes are kept.
-func (n *natsStore) kept(pipeline string) (kept int) {
+// jetStream is a client of the server as it runs now.
+func (n *natsStore) jetStream() jetstream.JetStream {
 	n.t.Helper()
 	nc, err := nats.Connect(n.NATSAddr)
 	require.NoError(n.t, err)
-	defer nc.Close()
+	n.t.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)
 	require.NoError(n.t, err)
-	kv, err := js.KeyValue(n.t.Context(), checkpoint.Bucket(pipeline))
+	return js
+}
+
+// kept is how many earlier checkpoints of dedup's lanes are kept.
+func (n *natsStore) kept(pipeline string) (kept int) {
+	n.t.Helper()
+	kv, err := n.jetStream().KeyValue(n.t.Context(), checkpoint.Bucket(pipeline))
 	require.NoError(n.t, err)
 	keys, err := kv.ListKeysFiltered(n.t.Context(), "dedup.*.manifest")
 	require.NoError(n.t, err)
@@ -235,12 +241,7 @@ func (n *natsStore) kept(pipeline string) (kept int) {
 // bounds is what a stream holds.
 func (n *natsStore) bounds(stream string) jetstream.StreamState {
 	n.t.Helper()
-	nc, err := nats.Connect(n.NATSAddr)
-	require.NoError(n.t, err)
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(n.t, err)
-	at, err := js.Stream(n.t.Context(), stream)
+	at, err := n.jetStream().Stream(n.t.Context(), stream)
 	require.NoError(n.t, err)
 	return at.CachedInfo().State
 }

@@ -273,13 +273,18 @@ func AllCovered(ctx context.Context, js jetstream.JetStream, pipeline, stage str
 		if m.GetClosed() && len(m.GetEarlier()) == 0 {
 			continue
 		}
-		c := Covered{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), m.GetCoveredSequence()}
-		for _, e := range m.GetEarlier() {
-			c.Lowest = min(c.Lowest, e.GetCoveredSequence())
-		}
-		all = append(all, c)
+		all = append(all, Covered{m.GetCoveredSequence(), time.Unix(0, m.GetCoveredTimeNs()), lowest(m)})
 	}
 	return all, nil
+}
+
+// lowest is what the oldest checkpoint covers that is kept with a manifest, or that itself.
+func lowest(m *eventv1.Manifest) uint64 {
+	lowest := m.GetCoveredSequence()
+	for _, e := range m.GetEarlier() {
+		lowest = min(lowest, e.GetCoveredSequence())
+	}
+	return lowest
 }
 
 // Lowest returns the lowest sequence that the checkpoints of all lanes of a stage cover, those that are kept as well: see AllCovered.

@@ -19,16 +19,18 @@ const Sink = "sink"
 // PositionKey is the key of the position of a lane of the sink.
 func PositionKey(lane int) string { return Sink + "." + strconv.Itoa(lane) + ".position" }
 
+// Had is what a lane of a stage has of its upstream log.
+type Had struct {
+	Sequence uint64 // 0: nothing yet
+	Taken    map[string]*eventv1.Taken
+}
+
 // Reached is how far a lane of a stage has come in its upstream log.
 type Reached struct {
-	Sequence uint64 // 0: nowhere yet
-	Time     time.Time
-	Taken    map[string]*eventv1.Taken
-	// Least is what of that the lane still has should it go back to the oldest checkpoint that it keeps.
-	Least struct {
-		Sequence uint64
-		Taken    map[string]*eventv1.Taken
-	}
+	Had
+	Time time.Time
+	// Least is the sequence of the oldest checkpoint that the lane may go back to: see Least. Without any it is Sequence.
+	Least uint64
 	// Epoch and Closed of a checkpoint; not of the sink.
 	Epoch  uint32
 	Closed bool
@@ -46,10 +48,9 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 	if err != nil {
 		return Reached{}, err
 	}
-	of := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
 	key := PositionKey(lane)
 	if stage != Sink {
-		key = of.manifestKey()
+		key = (&Lane{prefix: stage + "." + strconv.Itoa(lane) + "."}).manifestKey()
 	}
 	value, _, err := b.get(ctx, key)
 	if errors.Is(err, errNoKey) {
@@ -63,32 +64,41 @@ func ReachedBy(ctx context.Context, js jetstream.JetStream, pipeline, stage stri
 		if err := proto.Unmarshal(value, p); err != nil {
 			return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 		}
-		r := Reached{
-			Sequence: p.GetCoveredSequence(), Time: time.Unix(0, p.GetCoveredTimeNs()), Taken: p.GetTaken(),
+		return Reached{
+			Had: Had{p.GetCoveredSequence(), p.GetTaken()}, Time: time.Unix(0, p.GetCoveredTimeNs()), Least: p.GetCoveredSequence(),
 			Positions: p.GetPositions(), Made: p.GetMadeNs(), Joined: p.GetJoined(), Pending: p.GetPending(),
-		}
-		r.Least.Sequence, r.Least.Taken = r.Sequence, r.Taken
-		return r, nil
+		}, nil
 	}
 	m := &eventv1.Manifest{}
 	if err := proto.Unmarshal(value, m); err != nil {
 		return Reached{}, fmt.Errorf("read %s: %w: %w", key, ErrDamaged, err)
 	}
-	r := Reached{
-		Sequence: m.GetCoveredSequence(), Time: time.Unix(0, m.GetCoveredTimeNs()), Taken: m.GetTaken(), Epoch: m.GetEpoch(), Closed: m.GetClosed(),
+	return Reached{
+		Had: Had{m.GetCoveredSequence(), m.GetTaken()}, Time: time.Unix(0, m.GetCoveredTimeNs()), Least: lowest(m), Epoch: m.GetEpoch(), Closed: m.GetClosed(),
+	}, nil
+}
+
+// Least is what a lane of a stage still has should it go back to the oldest checkpoint that it keeps.
+func Least(ctx context.Context, js jetstream.JetStream, pipeline, stage string, lane int) (Had, error) {
+	b, err := openBucket(ctx, js, Bucket(pipeline))
+	if err != nil {
+		return Had{}, err
+	}
+	l := &Lane{bucket: b, prefix: stage + "." + strconv.Itoa(lane) + "."}
+	m, _, err := l.load(ctx)
+	if err != nil {
+		return Had{}, err
 	}
 	for _, entry := range m.GetEarlier() {
-		kept, err := of.readEarlier(ctx, entry)
+		kept, err := l.readEarlier(ctx, entry)
 		if err != nil {
-			return Reached{}, err
+			return Had{}, err
 		}
 		if kept != nil {
-			m = kept
-			break
+			return Had{kept.GetCoveredSequence(), kept.GetTaken()}, nil
 		}
 	}
-	r.Least.Sequence, r.Least.Taken = m.GetCoveredSequence(), m.GetTaken()
-	return r, nil
+	return Had{m.GetCoveredSequence(), m.GetTaken()}, nil
 }
 
 // Needed returns, by lane of a stage, the sequence in its own log behind which the lane may have to read again what it has put out, to heal from

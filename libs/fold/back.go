@@ -75,33 +75,37 @@ func covers(m *eventv1.Manifest) position {
 	return position{epoch: m.GetEpoch(), step: m.GetCoveredSequence(), part: whole}
 }
 
-// reached is how far the next stage has come in an output lane. Least is all of that, unless it has lost its own output, and goes back for that.
+// reached is how far the next stage has come in an output lane.
 func (l *lane) reached(ctx context.Context, lane int) (checkpoint.Reached, error) {
-	next, err := checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
-	if err != nil || l.Next == checkpoint.Sink {
-		return next, err
+	return checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
+}
+
+// keeps is what the next stage has in an output lane, but for what it goes back behind, which it does when it has lost its own output.
+func (l *lane) keeps(ctx context.Context, lane int, next checkpoint.Reached) (checkpoint.Had, error) {
+	if l.Next == checkpoint.Sink {
+		return next.Had, nil
 	}
 	log := fencedlog.Log{Pipeline: l.Pipeline, Stage: l.Next}
 	fences, err := fencedlog.Fences(ctx, l.JS, log)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return next, nil
+		return checkpoint.Least(ctx, l.JS, l.Pipeline, l.Next, lane)
 	}
 	if err != nil {
-		return next, err
+		return checkpoint.Had{}, err
 	}
 	published, err := positionOf(string(fences[strconv.Itoa(lane)]))
 	if err != nil {
-		return next, fmt.Errorf("fence of lane %d in %s: %w", lane, log.Stream(), err)
+		return checkpoint.Had{}, fmt.Errorf("fence of lane %d in %s: %w", lane, log.Stream(), err)
 	}
-	if published.epoch == next.Epoch && published.step >= next.Sequence { // else it goes back, or is about to say that it has
-		next.Least.Sequence, next.Least.Taken = next.Sequence, next.Taken
+	if published.epoch != next.Epoch || published.step < next.Sequence { // it goes back, or is about to say that it has
+		return checkpoint.Least(ctx, l.JS, l.Pipeline, l.Next, lane)
 	}
-	return next, nil
+	return next.Had, nil
 }
 
-// takenBy is which of the lane's rows the next stage has, by the writers that the lane knows them by.
-func (l *lane) takenBy(next checkpoint.Reached) (*batch.Taken, error) {
-	theirs, err := batch.TakenOf(next.Least.Taken)
+// ofOurs is which of the lane's rows are among those that the next stage has, by the writers that the lane knows them by.
+func (l *lane) ofOurs(has checkpoint.Had) (*batch.Taken, error) {
+	theirs, err := batch.TakenOf(has.Taken)
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +122,11 @@ func (l *lane) nextReached(ctx context.Context) (uint64, error) {
 	lowest := uint64(math.MaxUint64)
 	var marks []fencedlog.Mark
 	for _, lane := range l.Outputs {
-		next, err := checkpoint.ReachedBy(ctx, l.JS, l.Pipeline, l.Next, lane)
+		next, err := l.reached(ctx, lane)
 		if err != nil {
 			return 0, err
 		}
-		lowest = min(lowest, next.Least.Sequence)
+		lowest = min(lowest, next.Least)
 		marks = append(marks, fencedlog.Mark{Sequence: next.Sequence, Time: next.Time})
 	}
 	if err := fencedlog.VerifyAll(ctx, l.JS, l.Output, marks); err != nil {
@@ -147,8 +151,12 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(l.Outputs) == 1 && len(next.Least.Taken) > 0 {
-			theirs, err := l.takenBy(next)
+		has, err := l.keeps(ctx, lane, next)
+		if err != nil {
+			return false, err
+		}
+		if len(l.Outputs) == 1 && len(has.Taken) > 0 {
+			theirs, err := l.ofOurs(has)
 			if err != nil {
 				return false, err
 			}
@@ -173,7 +181,7 @@ func (l *lane) nextHad(ctx context.Context, m *eventv1.Manifest) (bool, error) {
 		if err != nil && !errors.Is(err, fencedlog.ErrTailLost) {
 			return false, err
 		}
-		if err == nil || next.Least.Sequence < m.GetOutput().GetSequence() {
+		if err == nil || has.Sequence < m.GetOutput().GetSequence() {
 			return false, nil
 		}
 	}

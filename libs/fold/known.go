@@ -39,7 +39,11 @@ func (l *lane) known(ctx context.Context, m *eventv1.Manifest, past fencedlog.Re
 	if err != nil {
 		return nil, nil, err
 	}
-	theirs, err := l.takenBy(next)
+	has, err := l.keeps(ctx, l.Outputs[0], next)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs, err := l.ofOurs(has)
 	if err != nil {
 		return nil, nil, err
 	}
